@@ -1,0 +1,51 @@
+# Two commands from a fresh clone: `make run` and `make test`. Each sets itself up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: run test setup lint types docs bench clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+run: setup ## overview of this machine, and the HTML report beside it
+	@$(BIN)/memdesc
+	@$(BIN)/memdesc report --force --output memdesc-report.html
+
+setup: $(STAMP) ## make .venv with the command and every extra
+
+$(STAMP): pyproject.toml
+	@echo "setting up $(VENV) (once)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+test: $(VENV)/.ready-dev ## everything that must hold: lint, types, tests
+	@$(BIN)/python tools/test_setup.py
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.ready-dev ## style and the import rule
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 4
+
+types: $(VENV)/.ready-dev ## two strict type checkers
+	@$(BIN)/mypy
+	@$(BIN)/pyrefly check --output-format min-text
+
+docs: $(VENV)/.ready-dev ## regenerate the reference pages from the data
+	@$(BIN)/python -m memdesc.kernels.type_table > docs/reference/types.md
+
+bench: $(VENV)/.ready-dev ## measure, side by side with page-types
+	@$(BIN)/python -m benchmarks
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) memdesc-report.html build dist .cache

@@ -1,0 +1,376 @@
+"""Do the numbers add up? The ledger against /proc/meminfo, line by line.
+
+The kernel keeps counters; the map counts frames.  Where they differ there is a reason,
+and the reason is part of the answer: a per-CPU list, a mapping that is only partly there,
+memory the counter was never meant to see.  Counters are read before and after the scan,
+so what moved meanwhile is known and not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.map.extents import MemoryMap, Totals
+from memdesc.rules.classify import Backing
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
+
+__all__ = ["Line", "Reconciliation", "reconcile"]
+
+T = MemoryType
+Status = Literal["agrees", "explained", "differs", "not visible"]
+
+_DRIFT_PAGES_PER_CPU = 125
+"""vmstat counters are per CPU and folded at a threshold of at most 125 frames
+(mm/vmstat.c:calculate_normal_threshold @7.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One counter beside what the ledger says. Sizes in bytes."""
+
+    counter: str
+    counter_bytes: int | None
+    """The mean of the counter before and after the scan; None where it was not read."""
+    moved_bytes: int
+    """How far the counter moved during the scan."""
+    ledger_bytes: int | None
+    """What the map counts; None where its frames are not visible as a type."""
+    ledger_bytes_max: int | None
+    """Upper bound where honest unions may belong to the counter; else `ledger_bytes`."""
+    status: Status
+    explanation: str
+
+    @property
+    def difference_bytes(self) -> int | None:
+        """Ledger minus counter; 0 where the counter lies between the bounds."""
+        if self.counter_bytes is None or self.ledger_bytes is None:
+            return None
+        high = self.ledger_bytes if self.ledger_bytes_max is None else self.ledger_bytes_max
+        if self.counter_bytes < self.ledger_bytes:
+            return self.ledger_bytes - self.counter_bytes
+        return min(0, high - self.counter_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "counter": self.counter,
+            "counter_bytes": self.counter_bytes,
+            "moved_bytes": self.moved_bytes,
+            "ledger_bytes": self.ledger_bytes,
+            "ledger_bytes_max": self.ledger_bytes_max,
+            "difference_bytes": self.difference_bytes,
+            "status": self.status,
+            "explanation": self.explanation,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """Every line, in the order of /proc/meminfo."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def differing(self) -> tuple[Line, ...]:
+        """Lines that no explanation covers: the check that `memdesc ledger` exits 1 on."""
+        return tuple(line for line in self.lines if line.status == "differs")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [line.to_json() for line in self.lines]
+
+
+def reconcile(source: Totals | MemoryMap) -> Reconciliation:
+    """Compare the ledger of `source` with its machine's counters.
+
+    A line agrees when the difference is within what the counter moved during the scan plus
+    the drift of per-CPU counters. Empty where the source has no /proc/meminfo.
+    """
+    book = _Book(source)
+    if not book.before:
+        return Reconciliation(())
+    return Reconciliation(tuple(line for build in _LINES if (line := build(book)) is not None))
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+class _Book:
+    """Counts frames of a map by flags and types, and looks counters up."""
+
+    def __init__(self, source: Totals | MemoryMap) -> None:
+        self.map = source if isinstance(source, MemoryMap) else None
+        totals = source.totals if isinstance(source, MemoryMap) else source
+        self.machine = totals.machine
+        self.before = self.machine.before.meminfo
+        self.after = self.machine.after.meminfo or self.before
+        ram = [region.backing is not Backing.HOLE for region in totals.regions.all]
+        self.table = totals.table
+        self.pages: NDArray[np.int64] = totals.pages[np.array(ram, np.bool_)].sum(axis=0)
+        self.drift_bytes = _DRIFT_PAGES_PER_CPU * self.machine.nr_cpus * PAGE_SIZE_BYTES
+
+    def counter(self, *names: str) -> tuple[int | None, int]:
+        """(mean, movement) of the sum of counters; None where one is missing."""
+        if any(name not in self.before for name in names):
+            return None, 0
+        first = sum(self.before[name] for name in names)
+        last = sum(self.after.get(name, self.before[name]) for name in names)
+        return (first + last) // 2, abs(last - first)
+
+    def vmstat_bytes(self, name: str) -> int | None:
+        """A frame counter of /proc/vmstat in bytes, mean of before and after."""
+        first = self.machine.before.vmstat.get(name)
+        if first is None:
+            return None
+        last = self.machine.after.vmstat.get(name, first)
+        return (first + last) // 2 * PAGE_SIZE_BYTES
+
+    def bytes_of(
+        self, *kinds: MemoryType, having: int = 0, lacking: int = 0, mapped: bool = False
+    ) -> int:
+        """Bytes of frames that are certainly one of `kinds`, by flags and map count."""
+        chosen = self.table.within(TypeSet.of(*kinds))
+        return self._sum(chosen, having, lacking, mapped)
+
+    def bytes_maybe(self, *kinds: MemoryType, having: int = 0) -> int:
+        """Bytes of frames whose honest union has one of `kinds` among others."""
+        wanted = np.uint64(TypeSet.of(*kinds).mask)
+        chosen = ((self.table.types & wanted) != 0) & ~self.table.within(TypeSet.of(*kinds))
+        return self._sum(chosen, having, 0, False)
+
+    def _sum(self, chosen: NDArray[np.bool_], having: int, lacking: int, mapped: bool) -> int:
+        flags = self.table.flags
+        if having:
+            chosen = chosen & ((flags & np.uint64(having)) == np.uint64(having))
+        if lacking:
+            chosen = chosen & ((flags & np.uint64(lacking)) == 0)
+        if mapped and self.map is not None and self.map.mapcounts is not None:
+            rows = chosen[self.map.facts] & (self.map.mapcounts > 0)
+            return int(self.map.nr_pages[rows].sum()) * PAGE_SIZE_BYTES
+        if mapped:
+            chosen = chosen & ((flags & np.uint64(KPF.MMAP)) != 0)
+        return int(self.pages[: chosen.size][chosen].sum()) * PAGE_SIZE_BYTES
+
+    def line(
+        self,
+        counter: str | tuple[str, ...],
+        ledger: int | None,
+        explanation: str,
+        *,
+        most: int | None = None,
+        slack: int = 0,
+        explained: bool = False,
+    ) -> Line | None:
+        """Build a line; None where this kernel has no such counter."""
+        names = (counter,) if isinstance(counter, str) else counter
+        value, moved = self.counter(*names)
+        if value is None:
+            return None
+        title = " + ".join(names)
+        if ledger is None:
+            return Line(title, value, moved, None, None, "not visible", explanation)
+        high = ledger if most is None else max(most, ledger)
+        line = Line(title, value, moved, ledger, high, "agrees", explanation)
+        difference = abs(line.difference_bytes or 0)
+        if difference > moved + self.drift_bytes + slack:
+            status: Status = "explained" if explained else "differs"
+            return Line(title, value, moved, ledger, high, status, explanation)
+        return line
+
+
+def _mem_total(book: _Book) -> Line | None:
+    present = book.machine.frames_present
+    if present is None:
+        return None
+    return book.line(
+        "MemTotal",
+        present * PAGE_SIZE_BYTES,
+        "the ledger counts every present frame; MemTotal leaves out what was reserved at "
+        "boot: kernel image, memmap, firmware",
+        explained=True,
+    )
+
+
+def _mem_free(book: _Book) -> Line | None:
+    free = book.bytes_of(T.FREE)
+    deferred = book.bytes_of(T.DEFERRED)
+    if not deferred:
+        return book.line(
+            "MemFree",
+            free,
+            "frames in the buddy lists; free frames on per-CPU lists are in neither",
+        )
+    total, _moved = book.counter("MemFree")
+    buddy = book.vmstat_bytes("nr_free_pages")
+    if total is None or buddy is None:
+        return book.line("MemFree", free, "buddy lists", most=free + deferred)
+    counted = min(deferred, max(0, total - buddy))
+    kept = deferred - counted
+    return book.line(
+        "MemFree",
+        free + counted,
+        f"buddy lists {_mib(free)}, and {_mib(counted)} whose struct pages are not initialised "
+        f"yet (MemFree minus nr_free_pages); {_mib(kept)} of the uninitialised frames are boot "
+        "reservations and not free",
+    )
+
+
+def _cached(book: _Book) -> Line | None:
+    swap = ("SwapCached",) if "SwapCached" in book.before else ()
+    low = book.bytes_of(T.FILE, T.SHMEM, T.SWAP_CACHE, T.SECRETMEM, T.GUEST_MEMFD)
+    return book.line(
+        ("Buffers", "Cached", *swap),
+        low,
+        "page cache of files, block devices and shmem, and the swap cache; frames that may be "
+        "page cache not yet on the LRU widen the bound",
+        most=low + book.bytes_maybe(T.FILE),
+    )
+
+
+def _anon(book: _Book) -> Line | None:
+    return book.line(
+        "AnonPages",
+        book.bytes_of(T.ANON, T.KSM, having=KPF.MMAP)
+        + book.bytes_of(T.SWAP_CACHE, having=KPF.ANON | KPF.MMAP),
+        "mapped anonymous memory, KSM and swap-cached anonymous memory; a folio that is only "
+        "partly mapped is counted whole here",
+        slack=_slack(book, "AnonPages", 0.02),
+    )
+
+
+def _mapped(book: _Book) -> Line | None:
+    kinds = (T.FILE, T.SHMEM, T.RESERVED, T.SECRETMEM, T.GUEST_MEMFD)
+    low = book.bytes_of(*kinds, mapped=True)
+    driver = book.bytes_maybe(T.DRIVER_MAPPED, having=KPF.MMAP)
+    return book.line(
+        "Mapped",
+        low,
+        "file, shmem, vdso and driver frames with a map count above 0",
+        most=low + driver + book.bytes_maybe(T.FILE, having=KPF.MMAP),
+        slack=_slack(book, "Mapped", 0.02),
+        explained=book.map is None or book.map.mapcounts is None,
+    )
+
+
+def _shmem(book: _Book) -> Line | None:
+    return book.line(
+        "Shmem",
+        book.bytes_of(T.SHMEM),
+        "tmpfs, memfd, shared anonymous and SysV memory",
+        most=book.bytes_of(T.SHMEM) + book.bytes_of(T.SWAP_CACHE, lacking=KPF.ANON),
+    )
+
+
+def _slab(book: _Book) -> Line | None:
+    slab = book.bytes_of(T.SLAB)
+    compound = int(
+        book.pages[: len(book.table)][
+            (book.table.types & np.uint64(T.LARGE_KMALLOC.bit)) != 0
+        ].sum()
+    )
+    return book.line(
+        "Slab",
+        slab,
+        "the counter adds large kmalloc, which looks like any kernel compound page; "
+        f"its frames are among {_mib(compound * PAGE_SIZE_BYTES)} of those",
+        most=slab + compound * PAGE_SIZE_BYTES,
+    )
+
+
+def _page_tables(book: _Book) -> Line | None:
+    names = ("PageTables", "SecPageTables")
+    present = tuple(name for name in names if name in book.before)
+    tables = book.bytes_of(T.PAGE_TABLE)
+    hidden = book.machine.behaviour.pgtable_shows_leaf_user_only
+    return book.line(
+        present or "PageTables",
+        tables,
+        "this kernel marks no P4D, PGD or kernel PTE table; those are unmarked kernel memory"
+        if hidden
+        else "page tables of processes and of the kernel",
+        most=tables + (book.bytes_maybe(T.PAGE_TABLE) if hidden else 0),
+        slack=_slack(book, "PageTables", 0.02),
+    )
+
+
+def _unmarked(name: str, what: str) -> Callable[[_Book], Line | None]:
+    def build(book: _Book) -> Line | None:
+        return book.line(
+            name, None, f"{what}: no flag marks it; its frames are in the kernel's unmarked part"
+        )
+
+    return build
+
+
+def _hugetlb(book: _Book) -> Line | None:
+    return book.line("Hugetlb", book.bytes_of(T.HUGETLB), "hugetlb pools of every size")
+
+
+def _poisoned(book: _Book) -> Line | None:
+    return book.line(
+        "HardwareCorrupted",
+        book.bytes_of(T.POISONED),
+        "frames taken out of use after a memory error; ignored errors count as well",
+        explained=True,
+    )
+
+
+def _mlocked(book: _Book) -> Line | None:
+    mask = (book.table.flags & np.uint64(KPF.MLOCKED)) != 0
+    frames = int(book.pages[: mask.size][mask].sum())
+    return book.line(
+        "Mlocked",
+        frames * PAGE_SIZE_BYTES,
+        "frames with MLOCKED; on kernels before 6.10 tails do not show it",
+        slack=_slack(book, "Mlocked", 0.02),
+        explained=book.machine.behaviour.tails_show_own_flags,
+    )
+
+
+def _kernel_rest(book: _Book) -> Line | None:
+    """Kernel memory that only counters know, against the frames that nothing marks."""
+    names = tuple(n for n in ("VmallocUsed", "Percpu") if n in book.before)
+    if not names:
+        return None
+    wanted = TypeSet.of(T.VMALLOC).mask
+    mask = (book.table.types & np.uint64(wanted)) != 0
+    unmarked = int(book.pages[: mask.size][mask].sum()) * PAGE_SIZE_BYTES
+    pcp = sum(zone.pcp for zone in book.machine.zones) * PAGE_SIZE_BYTES
+    return book.line(
+        names,
+        unmarked,
+        f"vmalloc (kernel stacks as well) and per-CPU memory lie in the unmarked frames, with "
+        f"per-CPU free lists ({_mib(pcp)} by zoneinfo), drivers and the network",
+        most=unmarked,
+        explained=True,
+    )
+
+
+_LINES: tuple[Callable[[_Book], Line | None], ...] = (
+    _mem_total,
+    _mem_free,
+    _cached,
+    _anon,
+    _mapped,
+    _shmem,
+    _slab,
+    _page_tables,
+    _unmarked("KernelStack", "kernel stacks are vmalloc memory"),
+    _kernel_rest,
+    _hugetlb,
+    _mlocked,
+    _poisoned,
+)
+
+
+def _slack(book: _Book, name: str, share: float) -> int:
+    value, _moved = book.counter(name)
+    return int((value or 0) * share)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB"

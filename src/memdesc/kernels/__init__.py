@@ -1,0 +1,1 @@
+"""Kernel knowledge as data: bits, types and behaviours, per release, each with its source."""

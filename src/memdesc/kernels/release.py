@@ -1,0 +1,145 @@
+"""What a kernel release does differently in the files that memdesc reads.
+
+The only module that compares releases.  Everybody else asks a `Behaviour`.
+Where a fact can be seen in the data itself (the NOPAGE bit, a tail that repeats
+its head), the probe wins over the release: see `Behaviour.probed`.
+
+Sources: `fs/proc/page.c:stable_page_flags` and `include/linux/page-flags.h` of
+6.1.192, 6.12.117, 7.2.13, and a running 6.18.44.  Releases between those that
+were read are marked "believed" in the field's docstring.
+
+>>> behaviour_of(KernelRelease.parse("6.12.117-cloud-amd64")).ksm_bit_on_all_anon
+True
+>>> behaviour_of(KernelRelease.parse("7.2.13")).ksm_bit_on_all_anon
+False
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from memdesc.errors import FormatError
+
+__all__ = ["UNKNOWN_RELEASE", "Behaviour", "KernelRelease", "behaviour_of"]
+
+_RELEASE = re.compile(r"(\d{1,4})\.(\d{1,6})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class KernelRelease:
+    """A kernel release, compared by (major, minor); `text` is what `uname -r` said."""
+
+    major: int
+    minor: int
+    text: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `uname -r` text such as "6.12.117-cloud-amd64".
+
+        Raises FormatError when it does not start with two numbers.
+        """
+        found = _RELEASE.match(text.strip())
+        if found is None:
+            raise FormatError(
+                f"not a kernel release: {text.strip()[:80]!r}",
+                hint="give it as `uname -r` prints it, for example 6.12.117",
+            )
+        return cls(int(found[1]), int(found[2]), text.strip())
+
+    @property
+    def is_known(self) -> bool:
+        return self.major > 0
+
+    def __str__(self) -> str:
+        return self.text or (f"{self.major}.{self.minor}" if self.is_known else "unknown")
+
+
+UNKNOWN_RELEASE = KernelRelease(0, 0, "")
+"""Stands for a raw file whose kernel nobody named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How one kernel fills /proc/kpageflags, kpagecount and kpagecgroup."""
+
+    release: KernelRelease
+
+    ksm_bit_on_all_anon: bool
+    """KPF_KSM is set on every anonymous page: `mapping & 3` tested only for non-zero.
+    Believed 6.10, read in 6.12.117, right again in 6.18."""
+
+    slab_may_show_anon: bool
+    """Slab frames can show ANON (and KSM): the `slabs` counter of SLUB's per-CPU partial
+    list lies where `mapping` is. 6.2 (believed) to 6.18; not in 6.1 nor 7.2."""
+
+    holes_read_zero: bool
+    """A frame with no online struct page reads 0 instead of NOPAGE
+    (`fs/proc/page.c:kpage_read`). Believed 6.15; seen in 6.18, 7.2."""
+
+    tails_show_own_flags: bool
+    """Tails of a compound page show their own flag word (mostly empty), not their head's.
+    Until 6.9 (believed); read in 6.1."""
+
+    typed_tails_bare: bool
+    """OFFLINE and PGTABLE appear on heads only. Until 6.16 (believed); read in 6.12."""
+
+    kernel_page_tables_typed: bool
+    """Kernel page tables carry PGTABLE, with REFERENCED as PT_kernel. Believed 6.16;
+    seen in 6.18 and 7.2."""
+
+    balloon_movable_shows_uptodate: bool
+    """OFFLINE with UPTODATE is a movable balloon page (PG_movable_ops). Believed 6.17."""
+
+    zsmalloc_shows_mmap: bool
+    """zsmalloc frames show MMAP and a false kpagecount: the first-object offset lies where
+    `_mapcount` is. Read in 6.1; until 6.10 unverified."""
+
+    zsmalloc_shows_uptodate: bool
+    """zsmalloc frames show UPTODATE (PG_movable_ops). Believed 6.17; seen in 7.2."""
+
+    cgroup_on_head_only: bool
+    """kpagecgroup reads the frame's own `memcg_data`: tails read 0. Read in 6.1."""
+
+    thp_bit_means_large_folio: bool
+    """KPF_THP is set for any large rmappable folio, not only 2 MiB. From 6.10 (believed)."""
+
+    pgtable_shows_leaf_user_only: bool
+    """PGTABLE misses kernel PTE tables and every P4D and PGD (no constructor ran there).
+    Until 6.15 (believed); read in 6.1 and 6.12."""
+
+    bootmem_info_private: bool
+    """Boot-time memmap frames show RESERVED with PRIVATE (`get_page_bootmem`).
+    Read in 6.1 and 6.12, gone in 7.2."""
+
+    @property
+    def knows_release(self) -> bool:
+        return self.release.is_known
+
+
+def behaviour_of(release: KernelRelease) -> Behaviour:
+    """Return what `release` does.
+
+    For `UNKNOWN_RELEASE` every trap is assumed to be possible, so that the answer
+    is a wider union and never a wrong type.
+    """
+    version = (release.major, release.minor)
+    unknown = not release.is_known
+    return Behaviour(
+        release=release,
+        ksm_bit_on_all_anon=unknown or (6, 10) <= version <= (6, 12),
+        slab_may_show_anon=unknown or (6, 2) <= version <= (6, 18),
+        holes_read_zero=unknown or version >= (6, 15),
+        tails_show_own_flags=unknown or version < (6, 10),
+        typed_tails_bare=unknown or version < (6, 17),
+        kernel_page_tables_typed=unknown or version >= (6, 16),
+        balloon_movable_shows_uptodate=unknown or version >= (6, 17),
+        zsmalloc_shows_mmap=unknown or version < (6, 10),
+        zsmalloc_shows_uptodate=unknown or version >= (6, 17),
+        cgroup_on_head_only=unknown or version < (6, 10),
+        thp_bit_means_large_folio=unknown or version >= (6, 10),
+        pgtable_shows_leaf_user_only=unknown or version < (6, 16),
+        bootmem_info_private=unknown or version < (7, 0),
+    )

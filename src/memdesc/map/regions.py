@@ -1,0 +1,93 @@
+"""The borders that a map must respect: zones, and what backs each range.
+
+A region is the largest range with one zone and one backing.  The encoder starts a new
+extent at every border, so an extent lies in exactly one region.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memdesc.map.machine import Machine, Zone
+from memdesc.rules.classify import Backing
+from memdesc.types import PAGE_SHIFT, PAGE_SIZE_BYTES
+
+__all__ = ["Region", "Regions", "regions_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Frames [pfn_start, pfn_end) of one zone (None: of no zone) and one backing."""
+
+    pfn_start: int
+    pfn_end: int
+    zone: Zone | None
+    backing: Backing
+    deferred_ok: bool = False
+    """The zone has present frames far above managed ones: zero sections may be memmap that
+    is not initialised yet."""
+
+
+class Regions:
+    """A gap-free, sorted sequence of regions from frame 0 to infinity."""
+
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self.all: tuple[Region, ...] = tuple(regions)
+        self.starts: list[int] = [region.pfn_start for region in self.all]
+
+    def index_of(self, pfn: int) -> int:
+        """Index of the region that holds `pfn`."""
+        return bisect.bisect_right(self.starts, pfn) - 1
+
+    def of(self, pfn: int) -> Region:
+        return self.all[self.index_of(pfn)]
+
+    def borders_within(self, pfn_start: int, pfn_end: int) -> list[int]:
+        """Region starts strictly inside (pfn_start, pfn_end)."""
+        low = bisect.bisect_right(self.starts, pfn_start)
+        high = bisect.bisect_left(self.starts, pfn_end)
+        return self.starts[low:high]
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+
+_END = 1 << 52
+
+
+def regions_of(machine: Machine) -> Regions:
+    """Cut the frame space at every border that `machine` knows of.
+
+    System RAM ranges are rounded inwards to whole frames, as the kernel does: a frame that
+    is only partly RAM is not present (mm/memblock.c, arch/x86/kernel/e820.c).
+    """
+    ram: list[tuple[int, int, Backing]] = []
+    for entry in machine.iomem:
+        if entry.name == "System RAM":
+            start = (entry.phys_start + PAGE_SIZE_BYTES - 1) >> PAGE_SHIFT
+            ram.append((start, entry.phys_end >> PAGE_SHIFT, Backing.RAM))
+        elif entry.name.startswith("Persistent Memory") or "dax" in entry.name.lower():
+            start = entry.phys_start >> PAGE_SHIFT
+            end = (entry.phys_end + PAGE_SIZE_BYTES - 1) >> PAGE_SHIFT
+            ram.append((start, end, Backing.DEVICE))
+    cuts = {0, _END}
+    for start, end, _backing in ram:
+        cuts |= {start, end}
+    for zone in machine.zones:
+        cuts |= {zone.pfn_start, zone.pfn_end}
+    points = sorted(cuts)
+    regions: list[Region] = []
+    for start, end in zip(points, points[1:], strict=False):
+        if start >= end:
+            continue
+        zone = next((z for z in machine.zones if z.pfn_start <= start < z.pfn_end), None)
+        if machine.iomem:
+            backing = next((b for s, e, b in ram if s <= start < e), Backing.HOLE)
+        else:
+            backing = Backing.UNKNOWN
+        gap = zone.present - zone.managed if zone else 0
+        deferred_ok = backing is Backing.RAM and gap >= machine.section_pages
+        regions.append(Region(start, end, zone, backing, deferred_ok))
+    return Regions(regions)

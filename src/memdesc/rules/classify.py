@@ -1,0 +1,256 @@
+"""What is this frame? From one word of /proc/kpageflags to a type, with the reason.
+
+The question is answered once per *distinct* word, not once per frame: a machine of
+millions of frames shows a few hundred words.  The order of the tests is the order of
+`docs/reference/types.md` ("How a frame gets its type"); the first match wins.
+
+What it cannot know: the kinds of kernel memory that set no flag (vmalloc, stacks,
+per-CPU, drivers), which are one honest union, narrowed by counters that prove a kind
+absent (`Context.absent`).
+
+>>> from memdesc.kernels.release import KernelRelease, behaviour_of
+>>> ctx = Context(behaviour_of(KernelRelease.parse("7.2")))
+>>> classify(0x400005828, ctx).types.names
+['anon']
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.kernels.release import Behaviour
+from memdesc.rules.procedure import RULES, Rule
+from memdesc.types import (
+    DEVICE,
+    KERNEL_COMPOUND,
+    KERNEL_MAPPED,
+    KERNEL_UNKNOWN,
+    NOT_BACKED,
+    Certainty,
+    MemoryType,
+    TypeSet,
+)
+
+__all__ = ["RULES", "Backing", "Context", "Rule", "Verdict", "classify", "former_type"]
+
+T = MemoryType
+
+
+class Backing(enum.IntEnum):
+    """What the firmware map and the zones say about the range that a frame lies in."""
+
+    UNKNOWN = 0
+    """No /proc/iomem was readable, or the source is a bare file."""
+    RAM = 1
+    HOLE = 2
+    """Not System RAM: firmware, PCI, nothing."""
+    DEVICE = 3
+    """Persistent or device memory in /proc/iomem."""
+    ZERO_SECTION = 4
+    """A whole memory section that reads 0, in a range of unknown backing."""
+    ZERO_SECTION_RAM = 5
+    """A whole section of System RAM that reads 0, in a zone whose present pages exceed
+    its managed ones by at least that much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known about the machine beside the word itself."""
+
+    behaviour: Behaviour
+    absent: int = 0
+    """Mask of types that a counter proves absent (`memdesc.rules.absent`)."""
+    ksm_in_use: bool | None = None
+    """Whether /sys/kernel/mm/ksm/pages_shared is above zero; None where not readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer for one word: the types it can be, and the rule that said so."""
+
+    types: TypeSet
+    rule: Rule
+
+    @property
+    def certainty(self) -> Certainty:
+        return self.rule.certainty
+
+
+def classify(
+    flags: int,
+    context: Context,
+    *,
+    backing: Backing = Backing.UNKNOWN,
+    head_flags: int | None = None,
+) -> Verdict:
+    """Return the type of a frame whose kpageflags word is `flags`.
+
+    `head_flags` is the word of the compound page's head, needed for tails on kernels
+    where a tail shows its own flags (`Behaviour.tails_show_own_flags`) or no page type
+    (`Behaviour.typed_tails_bare`); None when the frame is no tail, or its head is torn.
+
+    Every 64-bit word has an answer: unknown bits are ignored.
+    """
+    behaviour = context.behaviour
+    if flags & KPF.COMPOUND_TAIL and head_flags is not None and not flags & KPF.HWPOISON:
+        inherited = _inherited(flags, head_flags, behaviour)
+        if inherited is not None:
+            flags = inherited
+    word = KPF(flags & _MEANINGFUL)
+
+    if KPF.NOPAGE in word:
+        return _no_page(backing)
+    if KPF.HWPOISON in word:
+        return _verdict("hwpoison", T.POISONED)
+    if KPF.BUDDY in word:
+        return _verdict("buddy", T.FREE)
+    if KPF.SLAB in word:
+        return _verdict("slab", T.SLAB)
+    if KPF.PGTABLE in word:
+        return _verdict("pgtable", T.PAGE_TABLE)
+    if KPF.OFFLINE in word:
+        if behaviour.knows_release and behaviour.balloon_movable_shows_uptodate:
+            if KPF.UPTODATE in word:
+                return _verdict("offline-movable", T.BALLOON)
+        return _verdict("offline", T.BALLOON, T.OFFLINE)
+    if KPF.HUGE in word:
+        return _verdict("huge", T.HUGETLB)
+    if KPF.ZERO_PAGE in word:
+        large = word & (KPF.THP | _COMPOUND)
+        return _verdict("huge-zero", T.HUGE_ZERO) if large else _verdict("zero-page", T.ZERO)
+    if KPF.ANON in word:
+        return _anonymous(word, context)
+    if KPF.SWAPBACKED in word:
+        if KPF.SWAPCACHE in word:
+            return _verdict("shmem-swap-cache", T.SWAP_CACHE)
+        return _verdict("shmem", T.SHMEM)
+    if KPF.RESERVED in word:
+        return _verdict("reserved-mapped" if KPF.MMAP in word else "reserved", T.RESERVED)
+    return _unmarked(word, context, backing)
+
+
+def former_type(flags: int, context: Context, *, backing: Backing = Backing.UNKNOWN) -> TypeSet:
+    """What a poisoned frame was before, as far as its remaining flags tell."""
+    return classify(flags & ~KPF.HWPOISON.value, context, backing=backing).types
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+_COMPOUND = KPF.COMPOUND_HEAD | KPF.COMPOUND_TAIL
+_NOISE = KPF.IDLE | KPF.ARCH | KPF.ARCH_2 | KPF.ARCH_3 | KPF.SOFTDIRTY | KPF.UNCACHED | KPF.ERROR
+_KNOWN_BITS = 0
+for _flag in KPF:
+    _KNOWN_BITS |= _flag.value
+_MEANINGFUL = _KNOWN_BITS & ~_NOISE.value
+
+_CONTENT = (
+    KPF.UPTODATE
+    | KPF.DIRTY
+    | KPF.WRITEBACK
+    | KPF.LOCKED
+    | KPF.PRIVATE
+    | KPF.OWNER_2
+    | KPF.PRIVATE_2
+)
+_IN_USE = KPF.MMAP | KPF.THP | KPF.REFERENCED | KPF.ACTIVE | KPF.UNEVICTABLE | KPF.MLOCKED
+
+
+def _inherited(flags: int, head_flags: int, behaviour: Behaviour) -> int | None:
+    """The word to judge a tail by, or None where its own word is the better one."""
+    if not head_flags & KPF.COMPOUND_HEAD:
+        return None
+    if behaviour.tails_show_own_flags:
+        return head_flags & ~KPF.COMPOUND_HEAD.value | KPF.COMPOUND_TAIL.value
+    bare = flags & _MEANINGFUL & ~_COMPOUND.value == 0
+    if behaviour.typed_tails_bare and bare and head_flags & (KPF.PGTABLE | KPF.OFFLINE):
+        return head_flags & ~KPF.COMPOUND_HEAD.value | KPF.COMPOUND_TAIL.value
+    return None
+
+
+def _no_page(backing: Backing) -> Verdict:
+    if backing is Backing.DEVICE:
+        return Verdict(DEVICE, RULES["nopage-device"])
+    if backing in (Backing.RAM, Backing.HOLE):
+        return _verdict("nopage", T.HOLE)
+    return Verdict(DEVICE | TypeSet.of(T.HOLE), RULES["nopage-unknown"])
+
+
+def _anonymous(word: KPF, context: Context) -> Verdict:
+    if KPF.SWAPCACHE in word:
+        return _verdict("anon-swap-cache", T.SWAP_CACHE)
+    if KPF.KSM not in word:
+        return _verdict("anon", T.ANON)
+    if not context.behaviour.ksm_bit_on_all_anon:
+        return _verdict("ksm", T.KSM)
+    if context.ksm_in_use is False:
+        return _verdict("anon-ksm-bug-idle", T.ANON)
+    # KSM folios are order 0, swap-backed and shared read-only: never marked exclusive.
+    if word & (_COMPOUND | KPF.THP | KPF.OWNER_2) or KPF.SWAPBACKED not in word:
+        return _verdict("anon-ksm-bug-exclusive", T.ANON)
+    return _verdict("anon-ksm-bug", T.ANON, T.KSM)
+
+
+def _unmarked(word: KPF, context: Context, backing: Backing) -> Verdict:
+    """The frames that no type bit marks: file pages, drivers, kernel memory, holes."""
+    behaviour = context.behaviour
+    absent = context.absent
+    maybe_zs = behaviour.zsmalloc_shows_mmap and KPF.MMAP in word
+    if maybe_zs and not word & (KPF.UPTODATE | KPF.LRU | _COMPOUND):
+        if KPF.PRIVATE not in word:
+            return _narrowed("mmap-or-zsmalloc", KERNEL_MAPPED | TypeSet.of(T.ZSMALLOC), absent)
+        kinds = TypeSet.of(T.ZSMALLOC)
+        return _narrowed(
+            "zsmalloc-mmap-private",
+            kinds if behaviour.knows_release else kinds | TypeSet.of(T.FILE),
+            absent,
+        )
+    if KPF.LRU in word or (word & _CONTENT and word & _IN_USE):
+        if KPF.UNEVICTABLE in word and not word & (KPF.MLOCKED | KPF.PRIVATE | KPF.OWNER_2):
+            kinds = TypeSet.of(T.FILE, T.SECRETMEM, T.GUEST_MEMFD)
+            return _narrowed("file-unevictable", kinds, absent)
+        if KPF.MLOCKED in word and KPF.LRU not in word:
+            return _narrowed("file-mlocked-batch", TypeSet.of(T.FILE, T.SECRETMEM), absent)
+        return _verdict("file", T.FILE)
+    if word & _CONTENT:
+        if word & _COMPOUND:
+            return _narrowed("compound-content", KERNEL_COMPOUND | TypeSet.of(T.FILE), absent)
+        if not word & ~KPF.OWNER_2 and not behaviour.holes_read_zero:
+            return _narrowed("leftover", KERNEL_UNKNOWN | TypeSet.of(T.FILE), absent)
+        return _narrowed("content-alone", TypeSet.of(T.FILE, T.ZSMALLOC), absent)
+    if KPF.MMAP in word:
+        return _narrowed("mmap-alone", KERNEL_MAPPED, absent)
+    if word & _COMPOUND:
+        return _narrowed("compound-alone", KERNEL_COMPOUND, absent)
+    return _no_type_flag(word, context, backing)
+
+
+def _no_type_flag(word: KPF, context: Context, backing: Backing) -> Verdict:
+    """No bit that says anything about the type; most often the whole word is 0."""
+    behaviour = context.behaviour
+    if backing is Backing.DEVICE:
+        return Verdict(DEVICE, RULES["zero-device"])
+    if backing is Backing.HOLE and behaviour.holes_read_zero:
+        return _verdict("zero-hole", T.HOLE)
+    if not word and backing is Backing.ZERO_SECTION_RAM:
+        return _verdict("zero-deferred", T.DEFERRED)
+    if not word and backing is Backing.ZERO_SECTION and behaviour.holes_read_zero:
+        return Verdict(NOT_BACKED, RULES["zero-section"])
+    kinds = KERNEL_UNKNOWN
+    if behaviour.pgtable_shows_leaf_user_only:
+        kinds |= TypeSet.of(T.PAGE_TABLE)
+    if not (behaviour.knows_release and behaviour.zsmalloc_shows_uptodate):
+        kinds |= TypeSet.of(T.ZSMALLOC, T.MOVABLE_OPS)
+    if backing is Backing.UNKNOWN and behaviour.holes_read_zero:
+        return _narrowed("zero-unknown-backing", kinds | NOT_BACKED, context.absent)
+    return _narrowed("zero", kinds, context.absent)
+
+
+def _verdict(rule: str, *kinds: MemoryType) -> Verdict:
+    return Verdict(TypeSet.of(*kinds), RULES[rule])
+
+
+def _narrowed(rule: str, kinds: TypeSet, absent: int) -> Verdict:
+    """`kinds` without what the counters prove absent (unless that leaves nothing)."""
+    return Verdict(TypeSet(kinds.mask & ~absent or kinds.mask), RULES[rule])

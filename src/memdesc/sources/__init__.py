@@ -1,0 +1,1 @@
+"""Ways of seeing memory: live /proc, captures, raw files. Each yields the same typed map."""

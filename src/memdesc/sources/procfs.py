@@ -1,0 +1,248 @@
+"""The text files beside the page files: who made this memory, and how much does it count?
+
+Every parser takes the file's text and is total: a line that it does not understand is
+left out, because kernels add lines.  `read_machine` reads them all below a root, so a
+copied tree of /proc works as well as the live one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import time
+from pathlib import Path
+
+from memdesc.errors import FormatError
+from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
+from memdesc.map.machine import Counters, IomemRange, Machine, SlabCache, Zone
+
+__all__ = [
+    "parse_buddyinfo",
+    "parse_iomem",
+    "parse_meminfo",
+    "parse_pagetypeinfo",
+    "parse_slabinfo",
+    "parse_vmstat",
+    "parse_zoneinfo",
+    "read_counters",
+    "read_machine",
+]
+
+
+def read_machine(root: Path, *, release: str | None = None) -> Machine:
+    """Read everything but the page files below `root` (which holds `proc/` and `sys/`).
+
+    `release` overrides what /proc/sys/kernel/osrelease says. Files that cannot be read end
+    up in `Machine.unseen`; nothing here raises for a missing file.
+    Raises FormatError only for a `release` that is none.
+    """
+    reader = _Reader(root)
+    text = release if release is not None else reader.text("proc/sys/kernel/osrelease").strip()
+    try:
+        parsed = KernelRelease.parse(text) if text else UNKNOWN_RELEASE
+    except FormatError:
+        if release is not None:
+            raise
+        parsed = UNKNOWN_RELEASE
+    iomem = parse_iomem(reader.text("proc/iomem"))
+    if not iomem and "/proc/iomem" not in reader.unseen:
+        reader.unseen["/proc/iomem"] = "addresses are shown as 0 without CAP_SYS_ADMIN"
+    ksm = reader.text("sys/kernel/mm/ksm/pages_shared").strip()
+    cmdline = reader.text("proc/cmdline").strip()
+    zoneinfo = reader.text("proc/zoneinfo")
+    return Machine(
+        release=parsed,
+        hostname=reader.text("proc/sys/kernel/hostname").strip(),
+        time_unix_s=time.time(),
+        cmdline=cmdline or None,
+        zones=parse_zoneinfo(zoneinfo),
+        iomem=iomem,
+        before=Counters(
+            parse_meminfo(reader.text("proc/meminfo")), parse_vmstat(reader.text("proc/vmstat"))
+        ),
+        buddyinfo=parse_buddyinfo(reader.text("proc/buddyinfo")),
+        pagetypeinfo=parse_pagetypeinfo(reader.text("proc/pagetypeinfo")),
+        slabinfo=parse_slabinfo(reader.text("proc/slabinfo")),
+        cgroups=_read_cgroups(root, reader),
+        ksm_pages_shared=int(ksm) if ksm.isdecimal() else None,
+        nr_cpus=len(set(re.findall(r"(?m)^\s+cpu: (\d+)$", zoneinfo))) or 1,
+        unseen=reader.unseen,
+    )
+
+
+def read_counters(root: Path) -> Counters:
+    """Read meminfo and vmstat once more, after a scan."""
+    reader = _Reader(root)
+    return Counters(
+        parse_meminfo(reader.text("proc/meminfo")), parse_vmstat(reader.text("proc/vmstat"))
+    )
+
+
+def with_after(machine: Machine, after: Counters) -> Machine:
+    """Return `machine` with the counters that were read after the scan."""
+    return dataclasses.replace(machine, after=after)
+
+
+_MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+(\d+)( kB)?\s*$", re.MULTILINE)
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Counters of /proc/meminfo: sizes in bytes, HugePages_* in huge pages."""
+    return {
+        name: int(value) * (1024 if unit else 1) for name, value, unit in _MEMINFO.findall(text)
+    }
+
+
+def parse_vmstat(text: str) -> dict[str, int]:
+    """Counters of /proc/vmstat in the kernel's own units (mostly frames)."""
+    counters: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if value.strip().isdecimal():
+            counters[name] = int(value)
+    return counters
+
+
+_ZONE = re.compile(r"Node (\d+), zone\s+(\S+)")
+
+
+def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
+    """Zones with at least one present frame, in the file's order."""
+    zones: list[Zone] = []
+    for block in re.split(r"(?m)^(?=Node \d+, zone)", text):
+        head = _ZONE.match(block)
+        if head is None:
+            continue
+        values = {
+            key: int(value)
+            for key, value in re.findall(
+                r"(?m)^\s+(spanned|present|managed|start_pfn:)\s+(\d+)$", block
+            )
+        }
+        free = re.search(r"(?m)^\s+pages free\s+(\d+)$", block)
+        if not values.get("present") or "start_pfn:" not in values:
+            continue
+        zones.append(
+            Zone(
+                node=int(head[1]),
+                name=head[2],
+                pfn_start=values["start_pfn:"],
+                spanned=values.get("spanned", values["present"]),
+                present=values["present"],
+                managed=values.get("managed", 0),
+                free=int(free[1]) if free else 0,
+                pcp=sum(int(n) for n in re.findall(r"(?m)^\s+count:\s+(\d+)$", block)),
+            )
+        )
+    return tuple(zones)
+
+
+_IOMEM = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) : (.*)$")
+
+
+def parse_iomem(text: str) -> tuple[IomemRange, ...]:
+    """Top-level ranges; empty where the kernel hides the addresses (all zero)."""
+    ranges: list[IomemRange] = []
+    for line in text.splitlines():
+        found = _IOMEM.match(line)
+        if found is None:
+            continue
+        start, end = int(found[1], 16), int(found[2], 16) + 1
+        if end > 1:
+            ranges.append(IomemRange(start, end, found[3]))
+    return tuple(ranges)
+
+
+def parse_buddyinfo(text: str) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
+    """(node, zone, free blocks per order) per line."""
+    rows: list[tuple[int, str, tuple[int, ...]]] = []
+    for line in text.splitlines():
+        found = re.match(r"Node (\d+), zone\s+(\S+)\s+([\d ]+)$", line)
+        if found:
+            rows.append((int(found[1]), found[2], tuple(int(n) for n in found[3].split())))
+    return tuple(rows)
+
+
+def parse_pagetypeinfo(text: str) -> tuple[tuple[int, str, str, tuple[int, ...]], ...]:
+    """(node, zone, migratetype, free blocks per order); ">100000" is read as 100000."""
+    rows: list[tuple[int, str, str, tuple[int, ...]]] = []
+    for line in text.splitlines():
+        found = re.match(r"Node\s+(\d+), zone\s+(\S+), type\s+(\S+)\s+([\d >]+)$", line)
+        if found:
+            counts = tuple(int(n.lstrip(">")) for n in found[4].split())
+            rows.append((int(found[1]), found[2], found[3], counts))
+    return tuple(rows)
+
+
+_SLAB = re.compile(
+    r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*:.*: slabdata\s+(\d+)\s+(\d+)"
+)
+
+
+def parse_slabinfo(text: str) -> tuple[SlabCache, ...]:
+    """Caches of /proc/slabinfo version 2.1."""
+    caches: list[SlabCache] = []
+    for line in text.splitlines():
+        found = _SLAB.match(line)
+        if found:
+            caches.append(
+                SlabCache(
+                    name=found[1],
+                    objects_active=int(found[2]),
+                    objects=int(found[3]),
+                    object_size_bytes=int(found[4]),
+                    pages_per_slab=int(found[6]),
+                    slabs=int(found[8]),
+                )
+            )
+    return tuple(caches)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads small text files below a root and remembers what could not be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.unseen: dict[str, str] = {}
+
+    def text(self, name: str) -> str:
+        try:
+            return (self.root / name).read_text("utf-8", "replace")
+        except OSError as error:
+            self.unseen[f"/{name}"] = error.strerror or type(error).__name__
+            return ""
+
+
+def _read_cgroups(root: Path, reader: _Reader) -> dict[int, str]:
+    """Inode -> path of every memory cgroup; a copied tree lists them in cgroups.tsv."""
+    listing = root / "cgroups.tsv"
+    if listing.is_file():
+        pairs = (line.split("\t", 1) for line in reader.text("cgroups.tsv").splitlines())
+        return {int(p[0]): p[1] for p in pairs if len(p) == 2 and p[0].isdecimal()}
+    names: dict[int, str] = {}
+    for top in _cgroup_tops(root):
+        for folder, children, _files in os.walk(top, onerror=None):
+            try:
+                inode = os.stat(folder).st_ino
+            except OSError:
+                continue
+            names[inode] = folder[len(str(top)) :] or "/"
+            children.sort()
+    if not names:
+        reader.unseen["/sys/fs/cgroup"] = "no memory cgroup hierarchy is mounted here"
+    return names
+
+
+def _cgroup_tops(root: Path) -> list[Path]:
+    """Where the memory controller is mounted: v1's own folder, else the v2 root."""
+    base = root / "sys/fs/cgroup"
+    if (base / "memory").is_dir():
+        return [base / "memory"]
+    if (base / "cgroup.controllers").is_file():
+        return [base]
+    unified = base / "unified"
+    return [unified] if unified.is_dir() else []

@@ -1,0 +1,156 @@
+"""What every source can be asked, and the sources that read page files.
+
+    live, live:proc     this machine's /proc
+    tree:DIR            a copy of another machine's /proc (DIR/proc/kpageflags ...)
+    FILE                a raw kpageflags file: one 64-bit word per frame
+    DIR                 a capture (`memdesc.sources.capture`)
+    bundled:NAME        a capture that ships with memdesc
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol
+
+from memdesc.errors import NotReadableError, QuestionError
+from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
+from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.machine import Machine
+from memdesc.sources.kpage import PageFile
+from memdesc.sources.pages import PageScan, Progress, open_page_files
+from memdesc.sources.processes import Attribution, read_processes
+from memdesc.sources.procfs import read_counters, read_machine
+
+__all__ = ["ProcSource", "RawSource", "Source"]
+
+
+class Source(Protocol):
+    """A way of seeing a machine's memory. Reading may take a while; each call reads anew."""
+
+    @property
+    def name(self) -> str:
+        """How the user named it."""
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, without the counters that are read after a scan."""
+
+    def totals(self, progress: Progress | None = None) -> Totals:
+        """Frames per region and fact, in bounded memory."""
+
+    def map(self, progress: Progress | None = None) -> MemoryMap:
+        """The whole map."""
+
+    def attribution(self, progress: Progress | None = None) -> Attribution:
+        """Who maps what. Raises QuestionError where the source does not show it."""
+
+
+class ProcSource:
+    """A live machine, or a copied tree of its /proc and /sys below `root`."""
+
+    def __init__(self, root: Path = Path("/"), *, name: str = "live", threads: int = 0) -> None:
+        """Open the page files. Raises NotReadableError with a hint where they are closed."""
+        self.name = name
+        self.root = root
+        self.threads = threads
+        self.is_live = root == Path("/")
+        self._unseen: dict[str, str] = {}
+        self._flags, (self._mapcounts, self._cgroups) = open_page_files(
+            root / "proc", self._unseen
+        )
+        self.machine = read_machine(root)
+
+    def scan(self, progress: Progress | None = None) -> PageScan:
+        """The page files as one scan, for a caller that streams it."""
+        return PageScan(
+            self.machine,
+            self._flags,
+            self._mapcounts,
+            self._cgroups,
+            {**self.machine.unseen, **self._unseen},
+            threads=self.threads,
+            progress=progress,
+        )
+
+    def totals(self, progress: Progress | None = None) -> Totals:
+        result = self.scan(progress).totals()
+        return dataclasses.replace(result, machine=self._after())
+
+    def map(self, progress: Progress | None = None) -> MemoryMap:
+        scan = self.scan(progress)
+        result = scan.map()
+        stats = scan.reread(result) if self.is_live else result.stats
+        return dataclasses.replace(result, machine=self._after(), stats=stats)
+
+    def attribution(self, progress: Progress | None = None) -> Attribution:
+        return read_processes(self.root, progress=progress)
+
+    def _after(self) -> Machine:
+        """The machine with its counters as they are now, after the scan."""
+        after = read_counters(self.root) if self.is_live else self.machine.before
+        return dataclasses.replace(self.machine, after=after)
+
+
+class RawSource:
+    """A bare kpageflags file, with a kpagecount file beside it where the user gives one."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mapcounts: Path | None = None,
+        release: str | None = None,
+        threads: int = 0,
+    ) -> None:
+        """Open the files.
+
+        Raises NotReadableError, TruncatedError (no whole number of words, or a kpagecount
+        file of another length) and FormatError (for `release`).
+        """
+        self.name = str(path)
+        self.threads = threads
+        self._flags = PageFile(path)
+        self._mapcounts = PageFile(mapcounts) if mapcounts is not None else None
+        frames = self._flags.frames()
+        if self._mapcounts is not None and self._mapcounts.frames() != frames:
+            raise NotReadableError(
+                f"{mapcounts} holds {self._mapcounts.frames()} frames and {path} holds {frames}",
+                path=str(mapcounts),
+                hint="record both files on the same machine, without a reboot between them",
+            )
+        known = KernelRelease.parse(release) if release else UNKNOWN_RELEASE
+        unseen = {"zones, counters, names": "a raw file holds page flags only"}
+        if not release:
+            unseen["kernel release"] = (
+                "not given (--kernel RELEASE); types that depend on it are unions"
+            )
+        self.machine = Machine(release=known, unseen=unseen)
+
+    def scan(self, progress: Progress | None = None) -> PageScan:
+        """The files as one scan."""
+        unseen = dict(self.machine.unseen)
+        if self._mapcounts is None:
+            unseen["mapcounts"] = "no kpagecount file was given (--kpagecount FILE)"
+        unseen["cgroups"] = "a raw file holds no cgroups"
+        return PageScan(
+            self.machine,
+            self._flags,
+            self._mapcounts,
+            None,
+            unseen,
+            threads=self.threads,
+            progress=progress,
+        )
+
+    def totals(self, progress: Progress | None = None) -> Totals:
+        return self.scan(progress).totals()
+
+    def map(self, progress: Progress | None = None) -> MemoryMap:
+        return self.scan(progress).map()
+
+    def attribution(self, progress: Progress | None = None) -> Attribution:
+        raise QuestionError(
+            "a raw kpageflags file does not say who maps its frames",
+            hint="ask the live machine, or a capture made with `memdesc capture --processes`",
+        )
