@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.machine import Machine
 from memdesc.rules.classify import Backing
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
 
@@ -88,7 +89,8 @@ def reconcile(source: Totals | MemoryMap) -> Reconciliation:
     """Compare the ledger of `source` with its machine's counters.
 
     A line agrees when the difference is within what the counter moved during the scan plus
-    the drift of per-CPU counters. Empty where the source has no /proc/meminfo.
+    the drift of per-CPU counters. It is explained when the reason is known: by its nature, or
+    because at least as much was allocated and freed while the map was read. Empty where the source has no /proc/meminfo.
     """
     book = _Book(source)
     if not book.before:
@@ -111,6 +113,7 @@ class _Book:
         ram = [region.backing is not Backing.HOLE for region in totals.regions.all]
         self.table = totals.table
         self.pages: NDArray[np.int64] = totals.pages[np.array(ram, np.bool_)].sum(axis=0)
+        self.churn_bytes = _churn_bytes(self.machine)
         self.drift_bytes = _DRIFT_PAGES_PER_CPU * self.machine.nr_cpus * PAGE_SIZE_BYTES
 
     def counter(self, *names: str) -> tuple[int | None, int]:
@@ -176,10 +179,15 @@ class _Book:
         high = ledger if most is None else max(most, ledger)
         line = Line(title, value, moved, ledger, high, "agrees", explanation)
         difference = abs(line.difference_bytes or 0)
-        if difference > moved + self.drift_bytes + slack:
-            status: Status = "explained" if explained else "differs"
-            return Line(title, value, moved, ledger, high, status, explanation)
-        return line
+        if difference <= moved + self.drift_bytes + slack:
+            return line
+        if not explained and difference <= moved + self.drift_bytes + slack + self.churn_bytes:
+            explained = True
+            explanation += (
+                f"; {_mib(self.churn_bytes)} were allocated or freed while the map was read"
+            )
+        status: Status = "explained" if explained else "differs"
+        return Line(title, value, moved, ledger, high, status, explanation)
 
 
 def _mem_total(book: _Book) -> Line | None:
@@ -365,6 +373,18 @@ _LINES: tuple[Callable[[_Book], Line | None], ...] = (
     _mlocked,
     _poisoned,
 )
+
+
+def _churn_bytes(machine: Machine) -> int:
+    """Bytes that the page allocator handed out or took back during the scan, the larger."""
+    before, after = machine.before.vmstat, machine.after.vmstat
+    allocated = sum(
+        after.get(name, count) - count
+        for name, count in before.items()
+        if name.startswith("pgalloc_")
+    )
+    freed = after.get("pgfree", 0) - before.get("pgfree", 0) if after else 0
+    return max(allocated, freed, 0) * PAGE_SIZE_BYTES
 
 
 def _slack(book: _Book, name: str, share: float) -> int:

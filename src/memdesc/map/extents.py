@@ -69,15 +69,17 @@ class Totals:
 
 @dataclass(frozen=True)
 class MemoryMap:
-    """A typed map of frames [0, pfn_end)."""
+    """A typed map of frames [pfn_start, pfn_end)."""
 
     machine: Machine
     table: FactTable
     pfn_starts: NDArray[np.unsignedinteger]
-    """uint32 or uint64[n], strictly rising, the first is 0."""
+    """uint32 or uint64[n], strictly rising; the first is `pfn_start`."""
     facts: NDArray[np.uint16]
     """uint16[n]: codes into `table`."""
     pfn_end: int
+    pfn_start: int = 0
+    """Above 0 only in a window of the machine (`PageScan.window`)."""
     mapcounts: NDArray[np.uint32] | None = None
     """uint32[n]: kpagecount of each frame (saturating); None where not visible."""
     cgroups: NDArray[np.uint32] | None = None
@@ -105,13 +107,14 @@ class MemoryMap:
         """int64[n]: index into `regions.all`."""
         starts = np.array(self.regions.starts, np.uint64)
         cuts = np.searchsorted(self.pfn_starts, starts)
+        cuts[starts <= self.pfn_start] = 0
         marks = np.zeros(len(self) + 1, np.int64)
         np.add.at(marks, cuts, 1)
         return np.cumsum(marks[:-1]) - 1
 
     def index_of(self, pfn: int) -> int:
         """Index of the extent that holds `pfn`. Raises QuestionError outside the map."""
-        if not 0 <= pfn < self.pfn_end:
+        if not self.pfn_start <= pfn < self.pfn_end:
             raise QuestionError(
                 f"frame {pfn:#x} is outside the map, which ends at {self.pfn_end:#x}",
                 hint="a physical address is written phys:0x..., a frame number 0x...",
@@ -130,8 +133,9 @@ class MemoryMap:
             else int(self.cgroup_inodes[int(self.cgroups[index])]),
         )
 
-    def extents(self, pfn_start: int = 0, pfn_end: int | None = None) -> Iterator[Extent]:
+    def extents(self, pfn_start: int | None = None, pfn_end: int | None = None) -> Iterator[Extent]:
         """Extents that overlap [pfn_start, pfn_end)."""
+        pfn_start = self.pfn_start if pfn_start is None else max(pfn_start, self.pfn_start)
         end = self.pfn_end if pfn_end is None else min(pfn_end, self.pfn_end)
         if pfn_start >= end:
             return
@@ -168,14 +172,15 @@ class MemoryMap:
         starts = self.pfn_starts.astype(np.int64)
         assert starts.size == self.facts.size, (starts.size, self.facts.size)
         if starts.size:
-            assert starts[0] == 0, starts[:4]
+            assert starts[0] == self.pfn_start, starts[:4]
             assert (np.diff(starts) > 0).all(), "starts must rise"
             assert starts[-1] < self.pfn_end, (starts[-1], self.pfn_end)
             assert int(self.facts.max()) < len(self.table), (self.facts.max(), len(self.table))
         else:
-            assert self.pfn_end == 0, self.pfn_end
+            assert self.pfn_end == self.pfn_start, self.pfn_end
         for name, column in (("mapcounts", self.mapcounts), ("cgroups", self.cgroups)):
             assert column is None or column.size == starts.size, name
         if self.cgroups is not None and self.cgroups.size:
             assert int(self.cgroups.max()) < self.cgroup_inodes.size
-        assert self.totals.frames == self.pfn_end, (self.totals.frames, self.pfn_end)
+        frames = self.pfn_end - self.pfn_start
+        assert self.totals.frames == frames, (self.totals.frames, frames)

@@ -84,8 +84,9 @@ class ExtentSink:
         self._borders = frozenset(regions.starts)
         self._codes = cgroup_codes
         self._parts: list[Columns] = []
+        self._empty = True
         self._last: tuple[int, int | None, int | None] | None = None
-        self.pfn_end = 0
+        self.pfn_start = self.pfn_end = 0
 
     def add(self, runs: Runs) -> None:
         """Append `runs`, which start where the last ones ended."""
@@ -113,6 +114,8 @@ class ExtentSink:
             None if mapcounts is None else int(mapcounts[-1]),
             None if cgroups is None else int(cgroups[-1]),
         )
+        if self._empty:
+            self.pfn_start, self._empty = runs.pfn_start, False
         self.pfn_end = runs.pfn_start + runs.nr_pages
         wide = self.pfn_end > 0xFFFFFFFF
         return Columns(
@@ -135,6 +138,7 @@ class ExtentSink:
             pfn_starts=_joined([p.pfn_starts for p in parts], np.uint32),
             facts=_joined([p.facts for p in parts], np.uint16),
             pfn_end=self.pfn_end,
+            pfn_start=self.pfn_start,
             mapcounts=_joined([p.mapcounts for p in parts], np.uint32) if with_counts else None,
             cgroups=_joined([p.cgroups for p in parts], np.uint32) if with_cgroups else None,
             cgroup_inodes=self._codes.keys,

@@ -10,17 +10,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from memdesc.errors import NotReadableError, QuestionError
+from memdesc.kernels.pagemap import PagemapEntry, decode_entry
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.machine import Machine
 from memdesc.sources.kpage import PageFile
 from memdesc.sources.pages import PageScan, Progress, open_page_files
-from memdesc.sources.processes import Attribution, read_processes
 from memdesc.sources.procfs import read_counters, read_machine
+from memdesc.types import PAGE_SHIFT, Pid, VirtAddr
+
+if TYPE_CHECKING:
+    from memdesc.sources.processes import Attribution
 
 __all__ = ["ProcSource", "RawSource", "Source"]
 
@@ -41,6 +46,18 @@ class Source(Protocol):
 
     def map(self, progress: Progress | None = None) -> MemoryMap:
         """The whole map."""
+
+    def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
+        """What an overview needs: the map, or its totals where the map could be huge."""
+
+    def window(self, pfn: int) -> MemoryMap:
+        """A map of at least `pfn` and its whole folio. Raises QuestionError outside."""
+
+    def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
+        """What the page at `address` of process `pid` holds.
+
+        Raises QuestionError where there is no such process or the source has no pagemap.
+        """
 
     def attribution(self, progress: Progress | None = None) -> Attribution:
         """Who maps what. Raises QuestionError where the source does not show it."""
@@ -83,7 +100,34 @@ class ProcSource:
         stats = scan.reread(result) if self.is_live else result.stats
         return dataclasses.replace(result, machine=self._after(), stats=stats)
 
+    def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
+        return self.map(progress)
+
+    def window(self, pfn: int) -> MemoryMap:
+        return self.scan().window(pfn)
+
+    def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
+        path = self.root / f"proc/{pid}/pagemap"
+        try:
+            with path.open("rb", buffering=0) as file:
+                word = os.pread(file.fileno(), 8, (address >> PAGE_SHIFT) * 8)
+        except FileNotFoundError:
+            raise QuestionError(
+                f"there is no process {pid}", hint="`ps` lists them; it may have exited"
+            ) from None
+        except OSError as error:
+            raise NotReadableError(
+                f"cannot read {path}: {error.strerror}",
+                path=path,
+                hint="run as root (CAP_SYS_ADMIN and permission to ptrace the process)",
+            ) from error
+        if len(word) < 8:
+            raise QuestionError(f"{address:#x} is no user address of process {pid}")
+        return decode_entry(int.from_bytes(word, "little"), self.machine.release)
+
     def attribution(self, progress: Progress | None = None) -> Attribution:
+        from memdesc.sources.processes import read_processes
+
         return read_processes(self.root, progress=progress)
 
     def _after(self) -> Machine:
@@ -149,8 +193,20 @@ class RawSource:
     def map(self, progress: Progress | None = None) -> MemoryMap:
         return self.scan(progress).map()
 
+    def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
+        return self.totals(progress)
+
+    def window(self, pfn: int) -> MemoryMap:
+        return self.scan().window(pfn)
+
+    def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
+        raise QuestionError(
+            "a raw kpageflags file does not know processes",
+            hint=f"name a frame (0x...) or a physical address (phys:0x...), not {pid}:{address:#x}",
+        )
+
     def attribution(self, progress: Progress | None = None) -> Attribution:
         raise QuestionError(
             "a raw kpageflags file does not say who maps its frames",
-            hint="ask the live machine, or a capture made with `memdesc capture --processes`",
+            hint="ask the live machine, or a capture of one",
         )

@@ -1,0 +1,5 @@
+"""`python -m memdesc` is the `memdesc` command."""
+
+from memdesc.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""What is this page? Its type, the whole range it belongs to, its owner, and how we know.
+
+Every answer says which rule named the type and where each fact comes from. A place that
+holds no page at all (swapped out, never touched, a guard) gets the reason instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from memdesc.answers.places import FramePlace, PhysPlace, Place, VirtPlace
+from memdesc.descriptors import Descriptor, Nobody, NotVisible
+from memdesc.kernels.kpageflags import flag_names
+from memdesc.kernels.pagemap import EntryKind, Present
+from memdesc.map.describe import MapDescriber
+from memdesc.map.extents import MemoryMap
+from memdesc.rules.procedure import Rule
+from memdesc.sources.source import Source
+from memdesc.types import PAGE_SIZE_BYTES, Pfn, PfnRange, TypeSet, pfn_of, phys_of
+
+__all__ = ["NoPage", "PageAnswer", "describe_page", "what"]
+
+
+@dataclass(frozen=True, slots=True)
+class PageAnswer:
+    """All that is known of one frame."""
+
+    asked: str
+    pfn: Pfn
+    types: TypeSet
+    rule: Rule
+    flags: int
+    flag_names: tuple[str, ...]
+    pages: PfnRange
+    """The folio, slab or huge page that holds the frame; the frame alone where none does."""
+    descriptor: Descriptor
+    mapcount: int | NotVisible
+    cgroup: int | NotVisible
+    """Inode of the memory cgroup charged; 0 for none."""
+    cgroup_name: str
+    zone: str
+    node: int | None
+
+    @property
+    def order(self) -> int:
+        return self.pages.nr_pages.bit_length() - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """One row; schema memdesc-what/1."""
+        return {
+            "asked": self.asked,
+            "pfn": self.pfn,
+            "phys": phys_of(self.pfn),
+            "type": self.types.json,
+            "label": self.types.label,
+            "certainty": self.rule.certainty.value,
+            "rule": self.rule.name,
+            "reason": self.rule.text,
+            "source": self.rule.source,
+            "flags": self.flags,
+            "flag_names": list(self.flag_names),
+            "pfn_start": self.pages.pfn_start,
+            "pfn_end": self.pages.pfn_end,
+            "nr_pages": self.pages.nr_pages,
+            "size_bytes": self.pages.nr_pages * PAGE_SIZE_BYTES,
+            "order": self.order,
+            "zone": self.zone,
+            "node": self.node,
+            "mapcount": _json(self.mapcount),
+            "cgroup": _json(self.cgroup),
+            "cgroup_name": self.cgroup_name,
+            "descriptor": {
+                "kind": type(self.descriptor).__name__,
+                **{
+                    item.name: _json(getattr(self.descriptor, item.name))
+                    for item in dataclasses.fields(self.descriptor)
+                    if item.name not in ("pages", "kinds", "reason")
+                },
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NoPage:
+    """The place holds no page frame, and why."""
+
+    asked: str
+    kind: EntryKind
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "asked": self.asked,
+            "pfn": None,
+            "type": None,
+            "entry": self.kind.value,
+            "reason": self.reason,
+        }
+
+
+def what(source: Source, place: Place) -> PageAnswer | NoPage:
+    """Answer for one place.
+
+    Reads only the neighbourhood of the frame on a live machine. Raises QuestionError for a
+    frame outside the map or a process that is not there.
+    """
+    match place:
+        case FramePlace():
+            pfn = place.pfn
+        case PhysPlace():
+            pfn = pfn_of(place.address)
+        case VirtPlace():
+            entry = source.pagemap(place.pid, place.address)
+            if not isinstance(entry.target, Present):
+                return NoPage(place.text, entry.kind, _ABSENT[entry.kind])
+            if isinstance(entry.target.pfn, NotVisible):
+                return NoPage(place.text, EntryKind.HIDDEN, entry.target.pfn.reason)
+            pfn = entry.target.pfn
+        case _:
+            assert_never(place)
+    return describe_page(source.window(pfn), pfn, place.text)
+
+
+def describe_page(result: MemoryMap, pfn: Pfn, asked: str = "") -> PageAnswer:
+    """All that `result` knows of frame `pfn`."""
+    describer = MapDescriber(result)
+    extent = result.extent(result.index_of(pfn))
+    descriptor = describer.page(pfn).descriptor()
+    zone = result.regions.of(pfn).zone
+    cgroup: int | NotVisible = (
+        NotVisible(result.unseen.get("cgroups", "the source has no kpagecgroup"))
+        if extent.cgroup is None
+        else extent.cgroup
+    )
+    name = ""
+    if isinstance(cgroup, int) and cgroup:
+        name = result.machine.cgroups.get(cgroup, "(name not visible: deleted, or redacted)")
+    return PageAnswer(
+        asked=asked or f"{pfn:#x}",
+        pfn=pfn,
+        types=extent.fact.types,
+        rule=extent.fact.rule,
+        flags=extent.fact.flags,
+        flag_names=tuple(flag_names(extent.fact.flags, result.machine.release)),
+        pages=descriptor.pages,
+        descriptor=descriptor,
+        mapcount=NotVisible(result.unseen.get("mapcounts", "the source has no kpagecount"))
+        if extent.mapcount is None
+        else extent.mapcount,
+        cgroup=cgroup,
+        cgroup_name=name,
+        zone=zone.name if zone else "",
+        node=zone.node if zone else None,
+    )
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+_ABSENT: dict[EntryKind, str] = {
+    EntryKind.EMPTY: "no page: never touched, freed, or not walked by the kernel (VM_PFNMAP)",
+    EntryKind.PRESENT: "present",
+    EntryKind.SWAP: "swapped out",
+    EntryKind.HWPOISON: "lost to a memory error; touching it gives SIGBUS",
+    EntryKind.MIGRATION: "being migrated right now; ask again",
+    EntryKind.DEVICE_PRIVATE: "in device memory",
+    EntryKind.DEVICE_EXCLUSIVE: "lent to a device",
+    EntryKind.MARKER: "a marker: userfaultfd, poison or a guard page",
+    EntryKind.SWAPIN_ERROR: "its swap slot could not be read",
+    EntryKind.SPECIAL: "not present; several meanings are possible on this kernel",
+    EntryKind.HIDDEN: "frame numbers are hidden without CAP_SYS_ADMIN",
+}
+
+
+def _json(value: object) -> Any:
+    match value:
+        case NotVisible():
+            return {"not_visible": value.reason}
+        case Nobody():
+            return 0
+        case TypeSet():
+            return value.json
+        case frozenset():
+            return sorted(str(item) for item in value)
+        case bool() | int() | str() | None:
+            return value
+        case _:
+            return getattr(value, "value", str(value))

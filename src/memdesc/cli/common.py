@@ -1,0 +1,162 @@
+"""What the commands share: the source options, sizes in words, tables, progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from memdesc.sources.pages import Progress
+    from memdesc.sources.source import Source
+
+__all__ = [
+    "add_source_arguments",
+    "console",
+    "notice",
+    "open_from",
+    "percent",
+    "print_json",
+    "progress",
+    "size",
+    "table",
+]
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --source and what goes with it, and --json."""
+    from memdesc.sources.spec import SOURCE_HELP
+
+    group = parser.add_argument_group("source")
+    group.add_argument(
+        "--source",
+        default="live",
+        metavar="SOURCE",
+        help="what to look at: " + "; ".join(" ".join(s.split()) for s in SOURCE_HELP.splitlines()),
+    )
+    group.add_argument(
+        "--kpagecount", metavar="FILE", help="with a raw file: its /proc/kpagecount"
+    )
+    group.add_argument(
+        "--kernel", metavar="RELEASE", help="with a raw file: the kernel it came from (6.12.117)"
+    )
+    group.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="reading threads (default: processors)"
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+
+
+def open_from(options: argparse.Namespace) -> Source:
+    """Open the source that the options name."""
+    from memdesc.sources.open import open_source
+
+    return open_source(
+        options.source,
+        kpagecount=options.kpagecount,
+        kernel=options.kernel,
+        threads=options.threads,
+    )
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON document to stdout."""
+    json.dump(value, sys.stdout, indent=2, sort_keys=False)
+    sys.stdout.write("\n")
+
+
+def notice(text: str) -> None:
+    """Write a line for people to stderr."""
+    print(text, file=sys.stderr)
+
+
+def size(size_bytes: float) -> str:
+    """A size in words: "12.3 GiB"; exact bytes below one KiB."""
+    amount = float(abs(size_bytes))
+    sign = "-" if size_bytes < 0 else ""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            digits = 0 if unit == "B" else 1
+            return f"{sign}{amount:.{digits}f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
+
+
+def percent(part: float, whole: float) -> str:
+    """A share: "12.3 %", "<0.1 %" for what is there and small."""
+    if not whole:
+        return "-"
+    share = 100 * part / whole
+    return "<0.1 %" if 0 < share < 0.05 else f"{share:.1f} %"
+
+
+def console() -> Console:
+    """A console on stdout: the terminal's width, 100 columns elsewhere; NO_COLOR respected."""
+    from rich.console import Console
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        width = 100
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> Any:
+    """A plain table without lines; `right` names the columns that align right."""
+    from rich.table import Table
+
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        is_right = index in right
+        result.add_column(
+            column,
+            justify="right" if is_right else "left",
+            no_wrap=is_right,
+            overflow="fold",
+        )
+    for row in rows:
+        result.add_row(*(str(cell).replace("[", "\\[") for cell in row))
+    return result
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress | None]:
+    """A progress bar on stderr when it is a terminal and the work takes over half a second."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+    started = time.monotonic()
+    shown = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - started > 0.5:
+            bar.start()
+            shown = True
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            bar.stop()

@@ -1,0 +1,122 @@
+"""`memdesc ledger`."""
+
+from __future__ import annotations
+
+import argparse
+
+from memdesc.answers.ledger import BY, Ledger, ledger, needs_extents
+from memdesc.answers.reconcile import Reconciliation, reconcile
+from memdesc.answers.titles import title_of
+from memdesc.cli.common import (
+    add_source_arguments,
+    console,
+    open_from,
+    percent,
+    print_json,
+    progress,
+    size,
+    table,
+)
+from memdesc.types import PAGE_SIZE_BYTES
+
+DESCRIPTION = (
+    "Every present frame exactly once, by type or split further, and how the sum adds up\n"
+    "with the kernel's own counters, line by line. Exits 1 when a line is not explained."
+)
+EXAMPLES = """
+  memdesc ledger                                 by type, then against /proc/meminfo
+  memdesc ledger --by cgroup                     who is charged for what
+  memdesc ledger --by flags --source flags.bin   the raw words, as page-types counts them
+  memdesc ledger --json | jq '.frames_present'
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", choices=BY, default="type", help="split the rows (default: type)")
+    parser.add_argument(
+        "--all", action="store_true", help="every row; otherwise the 40 largest on a terminal page"
+    )
+    add_source_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    source = open_from(options)
+    with progress("reading page flags") as tell:
+        if needs_extents(options.by):
+            result = source.map(tell)
+        elif options.by == "type":
+            result = source.summary(tell)
+        else:
+            result = source.totals(tell)
+    book = ledger(result, options.by)
+    checks = reconcile(result) if options.by == "type" else None
+    if options.json:
+        value = book.to_json()
+        value["kernel"] = str(result.machine.release)
+        value["frames_present_zoneinfo"] = result.machine.frames_present
+        if checks is not None:
+            value["checks"] = checks.to_json()
+        print_json(value)
+    else:
+        _show(book, checks, most=0 if options.all else 40)
+    return 1 if checks is not None and checks.differing else 0
+
+
+def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
+    out = console()
+    whole = sum(row.size_bytes for row in book.rows)
+    split = book.by != "type"
+    shown = book.rows[:most] if most else book.rows
+    rows = [
+        [
+            *([row.part] if split else []),
+            title_of(row.types),
+            size(row.size_bytes),
+            percent(row.size_bytes, whole),
+            f"{row.frames:,}",
+        ]
+        for row in shown
+    ]
+    head = [*([book.by] if split else []), "type", "size", "share", "frames"]
+    first = 1 + split
+    out.print(table(head, rows, right=(first, first + 1, first + 2)))
+    if len(shown) < len(book.rows):
+        out.print(f"... and {len(book.rows) - len(shown)} smaller rows (--all)", style="dim")
+    out.print(
+        f"\n{book.frames_present:,} frames present, {size(book.frames_present * PAGE_SIZE_BYTES)}",
+        style="bold",
+        highlight=False,
+    )
+    for row in book.not_present:
+        where = f" ({row.part})" if row.part else ""
+        out.print(
+            f"not present: {row.frames:,} frames, {title_of(row.types)}{where}", markup=False
+        )
+    for note in book.notes:
+        out.print(f"note: {note}", markup=False)
+    if checks is not None and checks.lines:
+        _show_checks(checks)
+
+
+def _show_checks(checks: Reconciliation) -> None:
+    out = console()
+    out.print("\nagainst /proc/meminfo", style="bold")
+    rows = []
+    for line in checks.lines:
+        ledger_text = "-" if line.ledger_bytes is None else size(line.ledger_bytes)
+        if line.ledger_bytes_max not in (None, line.ledger_bytes):
+            ledger_text += f" to {size(line.ledger_bytes_max or 0)}"
+        difference = line.difference_bytes
+        rows.append(
+            [
+                line.counter,
+                size(line.counter_bytes or 0),
+                ledger_text,
+                "-" if difference is None else size(difference),
+                line.status,
+            ]
+        )
+    out.print(table(["counter", "kernel", "ledger", "difference", ""], rows, right=(1, 2, 3)))
+    for line in checks.lines:
+        if line.status != "agrees":
+            out.print(f"\n{line.counter}: {line.explanation}", markup=False)

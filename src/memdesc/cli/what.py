@@ -1,0 +1,112 @@
+"""`memdesc what`."""
+
+from __future__ import annotations
+
+import argparse
+
+from memdesc.answers.places import parse_place
+from memdesc.answers.titles import title_of
+from memdesc.answers.what import NoPage, PageAnswer, what
+from memdesc.cli.common import add_source_arguments, notice, open_from, print_json, size
+from memdesc.descriptors import NotVisible
+from memdesc.errors import QuestionError
+from memdesc.types import PAGE_SIZE_BYTES, phys_of
+
+DESCRIPTION = (
+    "What a page is: its type and the rule that named it, the whole folio or slab it belongs\n"
+    "to, flags in words, counts, owner. A place is a frame (0x1234), a physical address\n"
+    "(phys:0x1234000) or an address of a process (PID:0x7f0000001000)."
+)
+EXAMPLES = """
+  memdesc what 0x1234
+  memdesc what phys:0x1234000 $$:0x$(grep -m1 stack /proc/$$/maps | cut -d- -f1)
+  memdesc what 0x8000 --source bundled:debian-6.1 --json
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("places", nargs="+", metavar="PLACE", help="0xPFN, phys:0xADDR, PID:0xADDR")
+    add_source_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    places = [parse_place(text) for text in options.places]
+    source = open_from(options)
+    answers: list[PageAnswer | NoPage] = []
+    failed = 0
+    for place in places:
+        try:
+            answers.append(what(source, place))
+        except QuestionError as error:
+            if len(places) == 1:
+                raise
+            failed += 1
+            notice(f"error: {place.text}: {error}")
+    if options.json:
+        print_json({"schema": "memdesc-what/1", "rows": [answer.to_json() for answer in answers]})
+    else:
+        print("\n\n".join(_text(answer) for answer in answers))
+    return 2 if failed == len(places) else 0
+
+
+def _text(answer: PageAnswer | NoPage) -> str:
+    if isinstance(answer, NoPage):
+        return f"{answer.asked}  {answer.reason}"
+    lines = [
+        f"{answer.asked}  {title_of(answer.types)}",
+        _line("why", f"{answer.rule.text} ({answer.rule.certainty.value})"),
+        _line("frame", f"{answer.pfn:#x}, physical {phys_of(answer.pfn):#x}{_zone(answer)}"),
+    ]
+    if answer.pages.nr_pages > 1:
+        which = answer.pfn - answer.pages.pfn_start
+        place = "head" if which == 0 else f"tail {which}"
+        lines.append(
+            _line(
+                "part of",
+                f"frames {answer.pages}, {size(answer.pages.nr_pages * PAGE_SIZE_BYTES)} "
+                f"(order {answer.order}), this is its {place}",
+            )
+        )
+    names = " ".join(answer.flag_names) or "(none)"
+    lines.append(_line("flags", f"{names}  {answer.flags:#x}"))
+    lines.append(_line("mapped", _mapped(answer)))
+    lines.append(_line("charged", _charged(answer)))
+    row = answer.to_json()["descriptor"]
+    for name, value in row.items():
+        if name in ("kind", "flags", "mapcount", "cgroup"):
+            continue
+        lines.append(_line(name.replace("_", " "), _field(value)))
+    lines.append(_line("source", answer.rule.source))
+    return "\n".join(lines)
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<12}{text}"
+
+
+def _zone(answer: PageAnswer) -> str:
+    return f", zone {answer.zone}, node {answer.node}" if answer.zone else ""
+
+
+def _mapped(answer: PageAnswer) -> str:
+    if isinstance(answer.mapcount, NotVisible):
+        return f"not visible: {answer.mapcount.reason}"
+    return {0: "by nobody", 1: "once"}.get(answer.mapcount, f"{answer.mapcount} times")
+
+
+def _charged(answer: PageAnswer) -> str:
+    if isinstance(answer.cgroup, NotVisible):
+        return f"not visible: {answer.cgroup.reason}"
+    if not answer.cgroup:
+        return "to no memory cgroup"
+    return f"to {answer.cgroup_name} (inode {answer.cgroup})"
+
+
+def _field(value: object) -> str:
+    if isinstance(value, dict):
+        return f"not visible: {value['not_visible']}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,85 @@
+"""From what people write after --source to a source that answers."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from memdesc.errors import FormatError, NotReadableError, QuestionError
+from memdesc.sources.spec import SOURCE_HELP
+from memdesc.sources.source import ProcSource, RawSource, Source
+
+__all__ = ["open_source"]
+
+
+def open_source(
+    spec: str = "live",
+    *,
+    kpagecount: Path | str | None = None,
+    kernel: str | None = None,
+    threads: int = 0,
+) -> Source:
+    """Open the source that `spec` names (see `SOURCE_HELP`).
+
+    `kpagecount` and `kernel` go with a raw file only. Raises NotReadableError where it
+    cannot be opened, CaptureError for a damaged capture, QuestionError for a `spec` that
+    names nothing, FormatError for options that do not fit.
+    """
+    is_raw = ":" not in spec and spec != "live" and not Path(spec).is_dir()
+    if not is_raw and (kpagecount is not None or kernel is not None):
+        raise FormatError(
+            "--kpagecount and --kernel go with a raw kpageflags file only",
+            hint="a live machine and a capture know both themselves",
+        )
+    if spec in ("live", "live:proc"):
+        return ProcSource(threads=threads)
+    if spec == "live:struct":
+        raise QuestionError(
+            "reading live struct pages is not part of this version",
+            hint="--source live:proc reads the same frames through /proc",
+        )
+    if spec.startswith("tree:"):
+        root = Path(spec.removeprefix("tree:"))
+        return ProcSource(root, name=spec, threads=threads)
+    if spec.startswith("bundled:"):
+        from memdesc.sources.bundled import open_bundled
+
+        return open_bundled(spec.removeprefix("bundled:"))
+    return _open_path(Path(spec), kpagecount, kernel, threads)
+
+
+def _open_path(
+    path: Path, kpagecount: Path | str | None, kernel: str | None, threads: int
+) -> Source:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise NotReadableError(
+            f"cannot open {path}: {error.strerror}",
+            path=path,
+            hint=f"--source takes:\n{SOURCE_HELP}",
+        ) from error
+    if stat.S_ISDIR(mode):
+        from memdesc.sources.capture import Capture
+
+        return Capture(path)
+    if not stat.S_ISREG(mode) and path != Path("/proc/kpageflags"):
+        raise FormatError(f"{path} is neither a file nor a directory", hint=SOURCE_HELP)
+    with path.open("rb") as file:
+        magic = file.read(8)
+    if magic[:4] == b"\x7fELF" or magic == b"KDUMP   ":
+        raise FormatError(
+            f"{path} is a crash dump, which this version does not read",
+            hint="a raw kpageflags file, a capture or a live machine can be read",
+        )
+    if magic[:4] == b"PAR1":
+        raise FormatError(
+            f"{path} is one table of a capture",
+            hint=f"name the capture's directory: --source {path.parent}",
+        )
+    return RawSource(
+        path,
+        mapcounts=Path(kpagecount) if kpagecount is not None else None,
+        release=kernel,
+        threads=threads,
+    )

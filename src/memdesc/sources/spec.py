@@ -1,0 +1,12 @@
+"""What --source takes, in words. Apart from the sources so that help texts load nothing."""
+
+from __future__ import annotations
+
+__all__ = ["SOURCE_HELP"]
+
+SOURCE_HELP = """\
+live, live:proc   this machine (the default)
+DIR               a capture made with `memdesc capture`
+FILE              a raw kpageflags file (see --kpagecount, --kernel)
+tree:DIR          a copy of another machine's /proc and /sys
+bundled:NAME      a capture that ships with memdesc: no privilege needed"""
