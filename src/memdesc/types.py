@@ -296,6 +296,11 @@ _FAMILIES: tuple[_Family, ...] = (
     _Family(
         "kernel memory mapped to user space",
         TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC).mask,
+        KERNEL_MAPPED.mask,
+    ),
+    _Family(
+        "kernel memory mapped to user space, or zsmalloc",
+        TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.ZSMALLOC).mask,
         (KERNEL_MAPPED | TypeSet.of(MemoryType.ZSMALLOC)).mask,
     ),
     _Family("device memory", DEVICE.mask, DEVICE.mask),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memdesc.kernels.type_table import TYPE_TABLE
+from memdesc.kernels.type_titles import TITLES
 from memdesc.types import TypeSet
 
 __all__ = ["title_of"]
@@ -12,8 +12,7 @@ def title_of(types: TypeSet) -> str:
     """The type's title, or the union's own name."""
     kind = types.only
     if kind is not None:
-        return TYPE_TABLE[kind].title
-    label = types.label
-    if " or " in label and "," not in label and len(types) <= 3:
-        return " or ".join(TYPE_TABLE[kind].title for kind in types)
-    return label
+        return TITLES[kind]
+    if len(types) <= 3:
+        return " or ".join(TITLES[kind] for kind in types)
+    return types.label

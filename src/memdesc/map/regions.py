@@ -26,8 +26,8 @@ class Region:
     zone: Zone | None
     backing: Backing
     deferred_ok: bool = False
-    """The zone has present frames far above managed ones: zero sections may be memmap that
-    is not initialised yet."""
+    """A whole section that reads 0 here is memmap that is not initialised yet: the zone has
+    present frames above managed ones, and MemFree counts frames that no free list holds."""
 
 
 class Regions:
@@ -77,6 +77,7 @@ def regions_of(machine: Machine) -> Regions:
         cuts |= {start, end}
     for zone in machine.zones:
         cuts |= {zone.pfn_start, zone.pfn_end}
+    lazy = _counts_uninitialised(machine)
     points = sorted(cuts)
     regions: list[Region] = []
     for start, end in zip(points, points[1:], strict=False):
@@ -88,6 +89,19 @@ def regions_of(machine: Machine) -> Regions:
         else:
             backing = Backing.UNKNOWN
         gap = zone.present - zone.managed if zone else 0
-        deferred_ok = backing is Backing.RAM and gap >= machine.section_pages
+        deferred_ok = backing is Backing.RAM and gap >= machine.section_pages and lazy
         regions.append(Region(start, end, zone, backing, deferred_ok))
     return Regions(regions)
+
+
+def _counts_uninitialised(machine: Machine) -> bool:
+    """Whether MemFree exceeds the free lists by a good part of a memory section.
+
+    A kernel that initialises its memmap lazily counts those frames in MemFree and not in
+    nr_free_pages; every other kernel counts the same in both (mm/show_mem.c @7.2).
+    """
+    free = machine.before.meminfo.get("MemFree")
+    listed = machine.before.vmstat.get("nr_free_pages")
+    if free is None or listed is None:
+        return False
+    return free // PAGE_SIZE_BYTES - listed >= machine.section_pages // 4

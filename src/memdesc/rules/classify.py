@@ -186,6 +186,8 @@ def _anonymous(word: KPF, context: Context) -> Verdict:
         return _verdict("ksm", T.KSM)
     if context.ksm_in_use is False:
         return _verdict("anon-ksm-bug-idle", T.ANON)
+    if not context.behaviour.knows_release:
+        return _verdict("anon-ksm-bug", T.ANON, T.KSM)
     # KSM folios are order 0, swap-backed and shared read-only: never marked exclusive.
     if word & (_COMPOUND | KPF.THP | KPF.OWNER_2) or KPF.SWAPBACKED not in word:
         return _verdict("anon-ksm-bug-exclusive", T.ANON)
@@ -231,18 +233,19 @@ def _no_type_flag(word: KPF, context: Context, backing: Backing) -> Verdict:
     behaviour = context.behaviour
     if backing is Backing.DEVICE:
         return Verdict(DEVICE, RULES["zero-device"])
-    if backing is Backing.HOLE and behaviour.holes_read_zero:
+    sure = behaviour.knows_release and behaviour.holes_read_zero
+    if backing is Backing.HOLE and sure:
         return _verdict("zero-hole", T.HOLE)
     if not word and backing is Backing.ZERO_SECTION_RAM:
         return _verdict("zero-deferred", T.DEFERRED)
-    if not word and backing is Backing.ZERO_SECTION and behaviour.holes_read_zero:
+    if not word and backing is Backing.ZERO_SECTION and sure:
         return Verdict(NOT_BACKED, RULES["zero-section"])
     kinds = KERNEL_UNKNOWN
     if behaviour.pgtable_shows_leaf_user_only:
         kinds |= TypeSet.of(T.PAGE_TABLE)
     if not (behaviour.knows_release and behaviour.zsmalloc_shows_uptodate):
         kinds |= TypeSet.of(T.ZSMALLOC, T.MOVABLE_OPS)
-    if backing is Backing.UNKNOWN and behaviour.holes_read_zero:
+    if behaviour.holes_read_zero and backing is not Backing.RAM:
         return _narrowed("zero-unknown-backing", kinds | NOT_BACKED, context.absent)
     return _narrowed("zero", kinds, context.absent)
 

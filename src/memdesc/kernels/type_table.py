@@ -1,0 +1,278 @@
+"""The type table: what is each kind of memory, and what does it allow?
+
+One entry for every `MemoryType`; each fact is a cell with a value, a text, its source
+and its certainty (`memdesc.kernels.type_cells`).  Rules and reports ask the values;
+docs/reference/types.md is generated from the same cells:
+
+    python -m memdesc.kernels.type_table > docs/reference/types.md
+
+>>> TYPE_TABLE[MemoryType.SLAB].movable.value.value
+'never'
+>>> TYPE_TABLE[MemoryType.KSM].failure_6_1.value[0].value
+'ignored'
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from memdesc.kernels.page_types import PageType
+from memdesc.kernels.type_cells import (
+    Answer,
+    Cell,
+    Dirtying,
+    MovedBy,
+    TypeFacts,
+    UserMapping,
+    Verdict,
+)
+from memdesc.kernels.type_rows_kernel import KERNEL_ROWS
+from memdesc.kernels.type_rows_user import LARGE_FOLIO, USER_ROWS
+from memdesc.plan import MISC_SUBTYPES, NEWEST, InPlan, PlanCode
+from memdesc.types import (
+    DEVICE,
+    KERNEL_COMPOUND,
+    KERNEL_MAPPED,
+    KERNEL_UNKNOWN,
+    NOT_BACKED,
+    Certainty,
+    MemoryType,
+    TypeSet,
+)
+
+__all__ = [
+    "LARGE_FOLIO",
+    "TYPE_TABLE",
+    "UNIONS",
+    "Answer",
+    "Cell",
+    "Dirtying",
+    "MovedBy",
+    "TypeFacts",
+    "Union",
+    "UserMapping",
+    "Verdict",
+    "main",
+    "render_markdown",
+]
+
+TYPE_TABLE: Mapping[MemoryType, TypeFacts] = MappingProxyType({**USER_ROWS, **KERNEL_ROWS})
+"""The facts of every memory type: memory of processes first, then the kernel's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """An honest union: types that /proc shows alike, why, and what would tell them apart."""
+
+    kinds: TypeSet
+    why: str
+    helps: str
+
+
+UNIONS: Final = (
+    Union(
+        KERNEL_UNKNOWN,
+        "All their bits in /proc/kpageflags are 0. The kernel keeps no mark in struct page for"
+        " most of them, and those it keeps (guard, unaccepted, the magic number of a page_pool)"
+        " have no bit in the file. A free frame on a per-CPU list is neither BUDDY nor anything"
+        " else.",
+        "page_owner (a boot option) names the allocator; a crash dump has the vmalloc areas, the"
+        " stacks of all tasks, the per-CPU chunks and the per-CPU lists. A cgroup in"
+        " /proc/kpagecgroup says at least that it is charged kernel memory.",
+    ),
+    Union(
+        KERNEL_COMPOUND,
+        "COMPOUND_HEAD and COMPOUND_TAIL are all that a block of several frames shows while nobody"
+        " maps it. The page type of a large kmalloc (0xf8) has no bit in the file, and up to 6.12"
+        " it has no page type at all.",
+        "The same: page_owner, or a crash dump.",
+    ),
+    Union(
+        KERNEL_MAPPED,
+        "MMAP alone says that a process maps the frame. vm_insert_page accepts a driver's own"
+        " page, a page of a vmalloc buffer and a network buffer, and leaves no other mark.",
+        "The name of the mapping in /proc/PID/maps, where a process that maps it can be read.",
+    ),
+    Union(
+        DEVICE,
+        "Device memory is not online memory, so the kernel's page files skip it; none of them says"
+        " which of the five kinds a range is.",
+        "/proc/iomem names persistent memory; a crash dump has the pgmap with its type.",
+    ),
+    Union(
+        NOT_BACKED,
+        "From 6.15 (believed) a frame without an online struct page reads 0, as does one whose"
+        " struct page was never initialised. Whole memory sections look alike.",
+        "/proc/iomem (System RAM or not), /sys/devices/system/memory (online or not), and present"
+        " minus managed in /proc/zoneinfo (not initialised yet).",
+    ),
+)
+"""The unions of `memdesc.types` that classifiers give as answers."""
+
+
+def render_markdown() -> str:
+    """Return the text of docs/reference/types.md."""
+    return "\n".join(_page()) + "\n"
+
+
+def main() -> int:
+    """Print the reference page."""
+    sys.stdout.write(render_markdown())
+    return 0
+
+
+_LABELS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "owner": "Owner",
+        "descriptor": "Descriptor today",
+        "page_type": "Page type",
+        "plan": "Planned memdesc type",
+        "refcounted": "Reference count",
+        "mapcount": "Map count",
+        "pinnable": "Can be pinned",
+        "on_lru": "On the LRU",
+        "charged": "Charged to a cgroup",
+        "user_mapping": "In user page tables",
+        "gup": "get_user_pages",
+        "dirtying": "Dirtying tells",
+        "movable": "Can be moved by",
+        "failure_7_2": "Memory error, 7.2",
+        "failure_6_12": "Memory error, 6.12",
+        "failure_6_1": "Memory error, 6.1",
+        "shown": "/proc/kpageflags shows",
+    }
+)
+
+_INTRODUCTION: Final = """\
+<!-- Generated by `python -m memdesc.kernels.type_table`; edit the rows there, not this page. -->
+
+# Memory types
+
+Linux cuts memory into page frames of 4 KiB. At any moment each frame holds one kind of
+thing: a piece of a file, the heap of a process, a page table, kernel objects, nothing.
+What may be done with the frame depends on that kind. This page lists the kinds that
+memdesc knows and answers the same questions for each:
+
+* Who owns it, and which structure describes it today?
+* Is it counted: references, mappings, pins, a cgroup's limit?
+* Can a process see it, and can a driver get hold of it through the process
+  (`get_user_pages`, GUP)?
+* If somebody writes to it, who must be told?
+* Can it be moved to another frame, and by what?
+* What happens when the memory itself fails?
+
+Facts are for x86-64 and were read in kernels 6.1.192, 6.12.117 and 7.2.13, some also in
+a running 6.18.44. Where nothing else is said a fact is that of 7.2. "(inferred)" marks
+what no single place states and follows from the code that was read. The plan is the
+newest known revision (R6) of the memdesc proposal; no released kernel has it.
+"""
+
+_READING: Final = """\
+## How to read the answers
+
+* **In user page tables**: *anonymous*, *file* and *merged* mappings are counted and can
+  be found again from the frame (reverse map). *Inserted* ones are counted, and a *PFN
+  only* mapping is known to nobody but the page table that holds it.
+* **Dirtying tells** the *file system* (which will write the page back), or sets the *flag
+  only*; *must not* means that a caller who marks such a frame dirty has a bug.
+* **Can be moved by**: *LRU migration* is what compaction does with memory of processes.
+  *movable_ops* are calls that an owner outside the LRU offers. *never* mostly means that
+  pointers to the frame exist which nobody can find and change.
+* **Planned memdesc type** is a number from 0 to 13; *0:3* is type 0 (Misc: everything is in
+  the word, no pointer) with subtype 3.
+* **Memory error** gives the verdict of `memory_failure()` in the kernel's log.
+  *recovered*: the frame is out of use and the rest of the system safe, which may still
+  mean that a process lost its data. *ignored*: the frame stays in use with its error.
+"""
+
+
+def _page() -> Iterator[str]:
+    yield _INTRODUCTION
+    yield "## Every memory type on a page frame"
+    yield ""
+    yield "| Type | What it is | In user page tables | Moved by | Memory error, 7.2 | Plan |"
+    yield "|---|---|---|---|---|---|"
+    for kind, facts in TYPE_TABLE.items():
+        yield _overview_row(f"[`{kind.value}`](#{kind.value})", facts)
+    yield _overview_row("[large folio](#large-folio)", LARGE_FOLIO)
+    yield ""
+    yield _READING
+    for kind, facts in TYPE_TABLE.items():
+        yield from _section(kind.value, facts)
+    yield from _section("large folio", LARGE_FOLIO)
+    yield "## Types that cannot be told apart"
+    yield ""
+    yield (
+        "A source that cannot see the difference says so and answers with a union of types."
+        " memdesc never picks the likeliest member."
+    )
+    yield ""
+    for union in UNIONS:
+        yield f"### {union.kinds.label}"
+        yield ""
+        yield "Members: " + ", ".join(f"`{name}`" for name in union.kinds.names) + "."
+        yield ""
+        yield f"Why: {union.why}"
+        yield ""
+        yield f"What helps: {union.helps}"
+        yield ""
+    yield (
+        "Older kernels widen these unions: page tables of some levels show nothing in 6.1 and 6.12,"
+        " and zsmalloc frames show little or a false mapping."
+    )
+
+
+def _overview_row(name: str, facts: TypeFacts) -> str:
+    columns = (
+        name,
+        facts.title,
+        _value(facts.user_mapping),
+        _value(facts.movable),
+        _value(facts.failure_7_2),
+        _value(facts.plan),
+    )
+    return "| " + " | ".join(columns) + " |"
+
+
+def _section(name: str, facts: TypeFacts) -> Iterator[str]:
+    yield f"## {name}"
+    yield ""
+    yield f"**{facts.title[:1].upper()}{facts.title[1:]}.** {facts.description}"
+    yield ""
+    yield "| Question | Answer | In words | Source |"
+    yield "|---|---|---|---|"
+    for field, cell in facts.cells().items():
+        mark = " (inferred)" if cell.certainty is Certainty.INFERRED else ""
+        yield f"| {_LABELS[field]} | {_value(cell)} | {cell.text}{mark} | {cell.source} |"
+    yield ""
+
+
+def _value(cell: Cell[object]) -> str:
+    return _show(cell.value)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return " or ".join(_show(each) for each in value) if value else "none"
+    if isinstance(value, InPlan):
+        return " or ".join(_plan_name(code) for code in value.codes)
+    if isinstance(value, PageType):
+        return f"`{value.value}`"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    return str(value)
+
+
+def _plan_name(code: PlanCode) -> str:
+    if code.subtype is None:
+        return f"{NEWEST.types[code.kind].name} ({code})"
+    return f"{MISC_SUBTYPES[code.subtype].name} ({code})"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
