@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: run test setup lint types docs bench clean help
+.PHONY: run test setup lint types docs bench fuzz clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -46,6 +46,12 @@ docs: $(VENV)/.ready-dev ## regenerate the reference pages from the data
 
 bench: $(VENV)/.ready-dev ## measure, side by side with page-types
 	@$(BIN)/python -m benchmarks
+
+fuzz: $(VENV)/.ready-dev ## coverage-guided fuzzing of the parsers, one minute per target
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	@for target in texts machine words raw; do \
+	  $(BIN)/python fuzz/fuzz_parsers.py $$target -max_total_time=60 -print_final_stats=0 -artifact_prefix=.cache/ || exit 1; \
+	done
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) memdesc-report.html build dist .cache

@@ -65,8 +65,8 @@ def read_machine(root: Path, *, release: str | None = None) -> Machine:
         pagetypeinfo=parse_pagetypeinfo(reader.text("proc/pagetypeinfo")),
         slabinfo=parse_slabinfo(reader.text("proc/slabinfo")),
         cgroups=_read_cgroups(root, reader),
-        ksm_pages_shared=int(ksm) if ksm.isdecimal() else None,
-        nr_cpus=len(set(re.findall(r"(?m)^\s+cpu: (\d+)$", zoneinfo))) or 1,
+        ksm_pages_shared=int(ksm) if re.fullmatch(r"[0-9]{1,18}", ksm) else None,
+        nr_cpus=len(set(re.findall(r"(?m)^\s+cpu: ([0-9]{1,20})$", zoneinfo))) or 1,
         unseen=reader.unseen,
     )
 
@@ -84,7 +84,7 @@ def with_after(machine: Machine, after: Counters) -> Machine:
     return dataclasses.replace(machine, after=after)
 
 
-_MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+(\d+)( kB)?\s*$", re.MULTILINE)
+_MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+([0-9]{1,20})( kB)?\s*$", re.MULTILINE)
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
@@ -96,15 +96,11 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 def parse_vmstat(text: str) -> dict[str, int]:
     """Counters of /proc/vmstat in the kernel's own units (mostly frames)."""
-    counters: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if value.strip().isdecimal():
-            counters[name] = int(value)
-    return counters
+    return {name: int(value) for name, value in _VMSTAT.findall(text)}
 
 
-_ZONE = re.compile(r"Node (\d+), zone\s+(\S+)")
+_VMSTAT = re.compile(r"^([a-z0-9_]+) ([0-9]{1,20})$", re.MULTILINE)
+_ZONE = re.compile(r"Node ([0-9]{1,20}), zone\s+(\S+)")
 
 
 def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
@@ -117,10 +113,10 @@ def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
         values = {
             key: int(value)
             for key, value in re.findall(
-                r"(?m)^\s+(spanned|present|managed|start_pfn:)\s+(\d+)$", block
+                r"(?m)^\s+(spanned|present|managed|start_pfn:)\s+([0-9]{1,20})$", block
             )
         }
-        free = re.search(r"(?m)^\s+pages free\s+(\d+)$", block)
+        free = re.search(r"(?m)^\s+pages free\s+([0-9]{1,20})$", block)
         if not values.get("present") or "start_pfn:" not in values:
             continue
         zones.append(
@@ -132,13 +128,13 @@ def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
                 present=values["present"],
                 managed=values.get("managed", 0),
                 free=int(free[1]) if free else 0,
-                pcp=sum(int(n) for n in re.findall(r"(?m)^\s+count:\s+(\d+)$", block)),
+                pcp=sum(int(n) for n in re.findall(r"(?m)^\s+count:\s+([0-9]{1,20})$", block)),
             )
         )
     return tuple(zones)
 
 
-_IOMEM = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) : (.*)$")
+_IOMEM = re.compile(r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
 
 
 def parse_iomem(text: str) -> tuple[IomemRange, ...]:
@@ -158,7 +154,7 @@ def parse_buddyinfo(text: str) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
     """(node, zone, free blocks per order) per line."""
     rows: list[tuple[int, str, tuple[int, ...]]] = []
     for line in text.splitlines():
-        found = re.match(r"Node (\d+), zone\s+(\S+)\s+([\d ]+)$", line)
+        found = re.match(r"Node ([0-9]{1,20}), zone\s+(\S+)\s+((?:[0-9]{1,20} *)+)$", line)
         if found:
             rows.append((int(found[1]), found[2], tuple(int(n) for n in found[3].split())))
     return tuple(rows)
@@ -168,7 +164,7 @@ def parse_pagetypeinfo(text: str) -> tuple[tuple[int, str, str, tuple[int, ...]]
     """(node, zone, migratetype, free blocks per order); ">100000" is read as 100000."""
     rows: list[tuple[int, str, str, tuple[int, ...]]] = []
     for line in text.splitlines():
-        found = re.match(r"Node\s+(\d+), zone\s+(\S+), type\s+(\S+)\s+([\d >]+)$", line)
+        found = re.match(r"Node\s+([0-9]{1,20}), zone\s+(\S+), type\s+(\S+)\s+((?:>?[0-9]{1,20} *)+)$", line)
         if found:
             counts = tuple(int(n.lstrip(">")) for n in found[4].split())
             rows.append((int(found[1]), found[2], found[3], counts))
@@ -176,7 +172,7 @@ def parse_pagetypeinfo(text: str) -> tuple[tuple[int, str, str, tuple[int, ...]]
 
 
 _SLAB = re.compile(
-    r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*:.*: slabdata\s+(\d+)\s+(\d+)"
+    r"^(\S+)\s+([0-9]{1,20})\s+([0-9]{1,20})\s+([0-9]{1,20})\s+([0-9]{1,20})\s+([0-9]{1,20})\s*:.*: slabdata\s+([0-9]{1,20})\s+([0-9]{1,20})"
 )
 
 
@@ -222,7 +218,7 @@ def _read_cgroups(root: Path, reader: _Reader) -> dict[int, str]:
     listing = root / "cgroups.tsv"
     if listing.is_file():
         pairs = (line.split("\t", 1) for line in reader.text("cgroups.tsv").splitlines())
-        return {int(p[0]): p[1] for p in pairs if len(p) == 2 and p[0].isdecimal()}
+        return {int(p[0]): p[1] for p in pairs if len(p) == 2 and re.fullmatch(r"[0-9]{1,19}", p[0])}
     names: dict[int, str] = {}
     for top in _cgroup_tops(root):
         for folder, children, _files in os.walk(top, onerror=None):

@@ -1,0 +1,1 @@
+"""Record what real Linux kernels say about their memory, in a virtual machine."""
