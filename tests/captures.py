@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,12 @@ from numpy.typing import NDArray
 from worlds import tree
 
 from memdesc.errors import CaptureError
-from memdesc.map.attribution import Attribution
+from memdesc.map.attribution import Attribution, ReadReport
 from memdesc.map.extents import MemoryMap
 from memdesc.sources.capture import Capture
 from memdesc.sources.source import ProcSource
-from memdesc.sources.tables import write_table
 from memdesc.sources.staging import OutFile
+from memdesc.sources.tables import write_table
 
 WORDS = [0x0, 0x400, 0x80, 0x5828, 0x401000, 0x10_0000, 0x868, 0x1800, 0x4000_0000, 0x6_4828]
 """Kpageflags words of several types."""
@@ -70,10 +72,17 @@ def read_all(path: Path) -> tuple[MemoryMap, Attribution | None] | CaptureError:
         capture.verify()
         return result, capture.attribution() if capture.info.has_attribution else None
     except CaptureError as error:
-        assert str(error)
-        assert error.path
-        assert error.hint
+        assert_clear(error)
         return error
+
+
+def assert_clear(error: CaptureError) -> None:
+    """One sentence, the file that it is about, and what to do next."""
+    assert str(error).startswith("cannot read the capture")
+    assert "\n" not in str(error)
+    assert len(str(error)) < 1000
+    assert error.path
+    assert error.hint
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -96,9 +105,47 @@ def forge(path: Path, name: str, data: bytes, **declared: Any) -> None:
 
 def table_bytes(path: Path, columns: Mapping[str, str], batch: Mapping[str, Any]) -> bytes:
     """A Parquet table as our own writer makes it."""
-    import os
-
     file = OutFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     write_table(file, columns, iter([batch]))
     file.finish()
     return path.read_bytes()
+
+
+def attribution() -> Attribution:
+    """Two processes, three areas, three runs."""
+    numbers = np.array
+    empty = {
+        count: numbers([0, 0, 1])
+        for count in ("swapped", "guard", "hwpoison", "special", "zero", "no_pfn")
+    }
+    result = Attribution.from_tables(
+        {
+            "processes": {
+                "pid": numbers([1, 5]),
+                "ppid": numbers([0, 1]),
+                "uid": numbers([0, 1000]),
+                "comm": ["init", "web server"],
+                "cgroup": ["/", "/web"],
+            },
+            "vmas": {
+                "process": numbers([0, 1, 1]),
+                "start": numbers([4096, 8192, 256 << 12]),
+                "end": numbers([8192, 16384, 264 << 12]),
+                "perms": numbers([1, 3, 5]),
+                "offset": numbers([0, 0, 0]),
+                "device": numbers([0, 0, 1]),
+                "inode": numbers([0, 0, 5]),
+                "name": ["[heap]", "", "/srv/app/secret.so"],
+                **empty,
+            },
+            "mappings": {
+                "pfn_start": numbers([10, 20, 30]),
+                "nr_pages": numbers([1, 2, 4]),
+                "vma": numbers([0, 1, 2]),
+                "page": numbers([1, 2, 256]),
+                "file": numbers([0, 0, 1]),
+            },
+        }
+    )
+    report = ReadReport(seen=3, read=2, problems=((9, "cannot open /proc/9/maps: gone"),))
+    return dataclasses.replace(result, report=report)

@@ -218,10 +218,15 @@ class TypeSet:
     @property
     def label(self) -> str:
         """A short name for people: the type's, or the union's own where it has one."""
+        return self.family or " or ".join(name.replace("_", " ") for name in self.names)
+
+    @property
+    def family(self) -> str | None:
+        """The union's own name, for unions that have one."""
         for family in _FAMILIES:
             if self.mask & family.core == family.core and not self.mask & ~family.members:
                 return family.label
-        return " or ".join(name.replace("_", " ") for name in self.names)
+        return None
 
     def __str__(self) -> str:
         return self.label
@@ -302,6 +307,11 @@ _FAMILIES: tuple[_Family, ...] = (
         "kernel memory mapped to user space, or zsmalloc",
         TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.ZSMALLOC).mask,
         (KERNEL_MAPPED | TypeSet.of(MemoryType.ZSMALLOC)).mask,
+    ),
+    _Family(
+        "kernel, per-CPU free or in flight, not visible",
+        _KERNEL_CORE,
+        _KERNEL_ALL | MemoryType.FILE.bit,
     ),
     _Family("device memory", DEVICE.mask, DEVICE.mask),
     _Family("hole or device memory", DEVICE.mask, (DEVICE | TypeSet.of(MemoryType.HOLE)).mask),

@@ -10,9 +10,4 @@ __all__ = ["title_of"]
 
 def title_of(types: TypeSet) -> str:
     """The type's title, or the union's own name."""
-    kind = types.only
-    if kind is not None:
-        return TITLES[kind]
-    if len(types) <= 3:
-        return " or ".join(TITLES[kind] for kind in types)
-    return types.label
+    return types.family or " or ".join(TITLES[kind] for kind in types)

@@ -20,7 +20,7 @@ from memdesc.rules.procedure import Rule
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, Pfn, PfnRange, TypeSet, pfn_of, phys_of
 
-__all__ = ["NoPage", "PageAnswer", "describe_page", "what"]
+__all__ = ["NoPage", "PageAnswer", "describe_page", "pfn_at", "what"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +106,28 @@ def what(source: Source, place: Place) -> PageAnswer | NoPage:
     Reads only the neighbourhood of the frame on a live machine. Raises QuestionError for a
     frame outside the map or a process that is not there.
     """
+    pfn = pfn_at(source, place)
+    if isinstance(pfn, NoPage):
+        return pfn
+    return describe_page(source.window(pfn), pfn, place.text)
+
+
+def pfn_at(source: Source, place: Place) -> Pfn | NoPage:
+    """The frame that `place` names, or why there is none. Raises QuestionError as `what`."""
     match place:
         case FramePlace():
-            pfn = place.pfn
+            return place.pfn
         case PhysPlace():
-            pfn = pfn_of(place.address)
+            return pfn_of(place.address)
         case VirtPlace():
             entry = source.pagemap(place.pid, place.address)
             if not isinstance(entry.target, Present):
                 return NoPage(place.text, entry.kind, _ABSENT[entry.kind])
             if isinstance(entry.target.pfn, NotVisible):
                 return NoPage(place.text, EntryKind.HIDDEN, entry.target.pfn.reason)
-            pfn = entry.target.pfn
+            return entry.target.pfn
         case _:
             assert_never(place)
-    return describe_page(source.window(pfn), pfn, place.text)
 
 
 def describe_page(result: MemoryMap, pfn: Pfn, asked: str = "") -> PageAnswer:

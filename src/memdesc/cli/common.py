@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_source_arguments",
+    "bar",
     "console",
+    "elide",
     "notice",
     "open_from",
     "percent",
@@ -29,6 +31,9 @@ __all__ = [
     "size",
     "table",
 ]
+
+
+_FILE_WIDTH = 1000
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +94,12 @@ def size(size_bytes: float) -> str:
     raise AssertionError("unreachable")
 
 
+def bar(share: float, width: int) -> str:
+    """`share` (0 to 1) of `width` cells, drawn in eighths; the least that is there is seen."""
+    eighths = max(1, round(share * width * 8))
+    return "\u2588" * (eighths // 8) + ("", *"\u258f\u258e\u258d\u258c\u258b\u258a\u2589")[eighths % 8]
+
+
 def percent(part: float, whole: float) -> str:
     """A share: "12.3 %", "<0.1 %" for what is there and small."""
     if not whole:
@@ -98,13 +109,27 @@ def percent(part: float, whole: float) -> str:
 
 
 def console() -> Console:
-    """A console on stdout: the terminal's width, 100 columns elsewhere; NO_COLOR respected."""
+    """A console on stdout. A terminal's own width; elsewhere a row is a line, however long."""
     from rich.console import Console
 
-    width = shutil.get_terminal_size((100, 24)).columns
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        width = 100
-    return Console(width=width, highlight=False, soft_wrap=False)
+    width = _FILE_WIDTH
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        width = shutil.get_terminal_size().columns
+
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end with code 1; a reader that has seen enough is no error.
+            raise BrokenPipeError
+
+    return Screen(width=width, highlight=False, soft_wrap=False)
+
+
+def elide(text: str, most: int = 40) -> str:
+    """`text` with its middle left out where a terminal has no room for it."""
+    if not sys.stdout.isatty() or len(text) <= most:
+        return text
+    tail = (most - 1) * 2 // 3
+    return f"{text[: most - 1 - tail]}\u2026{text[-tail:]}"
 
 
 def table(
@@ -113,7 +138,8 @@ def table(
     """A plain table without lines; `right` names the columns that align right."""
     from rich.table import Table
 
-    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    result = Table(
+        show_header=any(columns), box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
         is_right = index in right
         result.add_column(

@@ -10,6 +10,7 @@ from memdesc.answers.titles import title_of
 from memdesc.cli.common import (
     add_source_arguments,
     console,
+    elide,
     open_from,
     percent,
     print_json,
@@ -69,7 +70,7 @@ def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
     shown = book.rows[:most] if most else book.rows
     rows = [
         [
-            *([row.part] if split else []),
+            *([elide(row.part, 60)] if split else []),
             title_of(row.types),
             size(row.size_bytes),
             percent(row.size_bytes, whole),

@@ -9,7 +9,9 @@ from memdesc.answers.overview import Overview, overview
 from memdesc.answers.titles import title_of
 from memdesc.cli.common import (
     add_source_arguments,
+    bar,
     console,
+    elide,
     open_from,
     percent,
     print_json,
@@ -54,13 +56,17 @@ def show(answer: Overview, name: str) -> None:
     host = machine.hostname or name
     out.print(f"{host}  {kernel}  {size(present)} present", style="bold", markup=False)
     out.print()
-    width = max(8, min(30, out.width - 62))
+    width = max(8, min(30, out.width - 70))
     largest = max((row.frames for row in answer.ledger.rows), default=1)
     rows = []
     for row in answer.ledger.rows:
-        bar = "█" * max(1, round(width * row.frames / largest))
         rows.append(
-            [title_of(row.types), size(row.size_bytes), percent(row.size_bytes, present), bar]
+            [
+                title_of(row.types),
+                size(row.size_bytes),
+                percent(row.size_bytes, present),
+                bar(row.frames / largest, width),
+            ]
         )
     out.print(table(["type", "size", "share", ""], rows, right=(1, 2)))
     _unknown(answer, out)
@@ -82,7 +88,7 @@ def _owners(answer: Overview, out: Console) -> None:
     if not answer.owners:
         return
     out.print("\nlargest owners", style="bold")
-    rows = [[o.kind, o.name, size(o.size_bytes), o.detail] for o in answer.owners]
+    rows = [[o.kind, elide(o.name), size(o.size_bytes), o.detail] for o in answer.owners]
     out.print(table(["", "", "", ""], rows, right=(2,)))
 
 

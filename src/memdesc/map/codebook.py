@@ -1,9 +1,9 @@
 """A dictionary from 64-bit words to small codes that numpy can look up in bulk.
 
 A machine of millions of frames shows a few hundred distinct words.  A multiply-shift
-hash leads to a code and the key is compared, so a word never gets a foreign code; words
-that share a slot, or are new, take a slower path.  Lookups from several threads need no
-lock: the tables are replaced whole.
+hash leads to a slot that holds one word and its code; the word is compared, so no word
+ever gets a foreign code.  Words that share a slot, or are new, take a slower path.
+Lookups from several threads need no lock: the tables are replaced whole.
 
 >>> book = CodeBook()
 >>> book.codes(np.array([0, 7, 7, 1 << 40], np.uint64)).tolist()
@@ -15,7 +15,7 @@ lock: the tables are replaced whole.
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,35 @@ from memdesc.errors import FormatError
 
 __all__ = ["CodeBook"]
 
-_SLOT_BITS = 14
-_SHIFT = np.uint64(64 - _SLOT_BITS)
-_MULTIPLIERS: NDArray[np.uint64] = np.random.default_rng(2021).integers(
-    1 << 40, 1 << 63, 64, np.uint64
-) | np.uint64(1)
+_SLOT_BITS = (12, 14, 16, 18)
+"""Sizes of the hash table, the smallest first: 4096 slots stay in the first-level cache."""
+
+_MULTIPLIERS = tuple(pow(0x9E3779B97F4A7C15, power, 1 << 64) for power in range(1, 128, 2))
+"""Odd, with bits all over: what multiply-shift hashing asks for."""
 
 
-class _Tables(NamedTuple):
-    multiplier: np.uint64
-    slots: NDArray[np.uint32]
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """A code book at one moment; never changed, only replaced."""
+
+    code_of: dict[int, int]
     keys: NDArray[np.uint64]
-    sorted_keys: NDArray[np.uint64]
-    sorted_codes: NDArray[np.uint32]
+    """uint64[n]: the words by code."""
+    multiplier: int
+    shift: int
+    slot_keys: NDArray[np.uint64]
+    """uint64[slots]: the word that owns each slot. Free slots hold word 0, which never
+    matches there: 0 hashes to slot 0, and owns it."""
+    slot_codes: NDArray[np.int64]
+    """int64[slots]: the owner's code."""
+    owners: NDArray[np.int64]
+    """int64[owners]: codes of the words that own a slot."""
+    owned: NDArray[np.int64]
+    """int64[owners]: their slots."""
+
+    def slots(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """int64: where each of `words` is, if it is in the table at all."""
+        return _hashed(words, self.multiplier, self.shift)
 
 
 class CodeBook:
@@ -48,67 +64,96 @@ class CodeBook:
     def __init__(self, what: str = "words", *, limit: int = 0x10000) -> None:
         self._what = what
         self._limit = limit
-        self._code_of: dict[int, int] = {0: 0}
         self._lock = threading.Lock()
-        self._tables = _tables([0])
+        self._tables = _tables({0: 0}, _MULTIPLIERS[0])
 
     def __len__(self) -> int:
-        return len(self._code_of)
+        return len(self._tables.code_of)
 
     @property
     def keys(self) -> NDArray[np.uint64]:
         """The words, indexed by code. uint64[n]."""
         return self._tables.keys
 
-    def codes(self, words: NDArray[np.uint64]) -> NDArray[np.uint32]:
-        """Return uint32 codes for uint64 `words`, adding those that are new.
+    def codes(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return int64 codes for uint64 `words`, adding those that are new.
 
         Raises FormatError when there are more distinct words than `limit`.
         """
         tables = self._tables
-        slot = words * tables.multiplier
-        slot >>= _SHIFT
-        codes = tables.slots[slot]
-        missed = np.flatnonzero(tables.keys[codes] != words)
+        slots = tables.slots(words)
+        codes = tables.slot_codes.take(slots, mode="clip")
+        missed = np.flatnonzero(tables.slot_keys.take(slots, mode="clip") != words)
         if missed.size:
-            codes[missed] = self._slow(words[missed])
+            codes[missed] = self._codes_one_by_one(words[missed].tolist())
         return codes
 
-    def _slow(self, words: NDArray[np.uint64]) -> NDArray[np.uint32]:
-        distinct, back = np.unique(words, return_inverse=True)
-        tables = self._tables
-        where = np.searchsorted(tables.sorted_keys, distinct)
-        where[where == tables.sorted_keys.size] = 0
-        codes = tables.sorted_codes[where]
-        unknown = tables.sorted_keys[where] != distinct
-        if unknown.any():
-            codes[unknown] = self._add(distinct[unknown].tolist())
-        return codes[back]
+    def count(
+        self, words: NDArray[np.uint64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Sum `weights` by code, as `np.bincount(book.codes(words), weights)` but faster.
 
-    def _add(self, words: list[int]) -> list[int]:
+        Slots serve as codes until the sums are made. Raises FormatError as `codes` does.
+        """
+        tables = self._tables
+        slots = tables.slots(words)
+        if not (tables.slot_keys.take(slots, mode="clip") == words).all():
+            return np.bincount(self.codes(words), weights)
+        by_slot = np.bincount(slots, weights, minlength=tables.slot_keys.size)
+        by_code = np.zeros(tables.keys.size)
+        by_code[tables.owners] = by_slot[tables.owned]
+        return by_code
+
+    # --- helpers -------------------------------------------------------------------------
+
+    def _codes_one_by_one(self, words: list[int]) -> list[int]:
+        code_of = self._tables.code_of
+        if not code_of.keys() >= set(words):
+            code_of = self._add(words)
+        return [code_of[word] for word in words]
+
+    def _add(self, words: list[int]) -> dict[int, int]:
         with self._lock:
+            code_of = dict(self._tables.code_of)
             for word in words:
-                self._code_of.setdefault(word, len(self._code_of))
-            if len(self._code_of) > self._limit:
+                code_of.setdefault(word, len(code_of))
+            if len(code_of) > self._limit:
                 raise FormatError(
                     f"more than {self._limit} distinct {self._what}",
                     hint="no kernel writes that: is this really such a file?",
                 )
-            self._tables = _tables(list(self._code_of))
-            return [self._code_of[word] for word in words]
+            self._tables = _tables(code_of, self._tables.multiplier)
+            return code_of
 
 
-def _tables(words: list[int]) -> _Tables:
-    keys = np.array(words, np.uint64)
-    codes = np.arange(keys.size, dtype=np.uint32)
-    best_used, best = 0, _MULTIPLIERS[0]
-    for multiplier in _MULTIPLIERS if keys.size < 512 else _MULTIPLIERS[:2]:
-        used = np.unique((keys * multiplier) >> _SHIFT).size
-        if used > best_used:
-            best_used, best = used, multiplier
-        if used == keys.size:
-            break
-    slots = np.zeros(1 << _SLOT_BITS, np.uint32)
-    slots[((keys * best) >> _SHIFT)[::-1]] = codes[::-1]
-    order = np.argsort(keys)
-    return _Tables(best, slots, keys, keys[order], codes[order])
+def _tables(code_of: dict[int, int], last_multiplier: int) -> _Tables:
+    """Tables for `code_of`: if possible with a slot for each word, and a small table."""
+    keys = np.array(list(code_of), np.uint64)
+    multiplier, shift = _perfect_hash(keys, last_multiplier)
+    slots = _hashed(keys, multiplier, shift)
+    slot_codes = np.zeros(1 << 64 - shift, np.int64)
+    slot_codes[slots[::-1]] = np.arange(keys.size)[::-1]  # of several, the first word stays
+    owners = np.flatnonzero(slot_codes[slots] == np.arange(keys.size))
+    return _Tables(
+        code_of, keys, multiplier, shift, keys[slot_codes], slot_codes, owners, slots[owners]
+    )
+
+
+def _perfect_hash(keys: NDArray[np.uint64], last_multiplier: int) -> tuple[int, int]:
+    """A multiplier and shift that give every key a slot of its own, or else nearly so.
+
+    `last_multiplier` is tried first: with one more word it mostly still does.
+    """
+    for bits in _SLOT_BITS:
+        if keys.size**2 > 8 << bits:  # four collisions on average: no use in trying
+            continue
+        for multiplier in (last_multiplier, *_MULTIPLIERS):
+            if len(set(_hashed(keys, multiplier, 64 - bits).tolist())) == keys.size:
+                return multiplier, 64 - bits
+    return last_multiplier, 64 - _SLOT_BITS[-1]
+
+
+def _hashed(words: NDArray[np.uint64], multiplier: int, shift: int) -> NDArray[np.int64]:
+    product = words * np.uint64(multiplier)
+    product >>= np.uint64(shift)
+    return product.view(np.int64)  # int64 indexes twice as fast as uint64

@@ -1,32 +1,33 @@
 """From raw words to runs: the inner loop of every scan.
 
-One chunk of kpageflags words goes in, the starts of its runs and a fact code for each
-come out.  All work is numpy on arrays that fit in the second-level cache; what costs is
-proportional to runs, not frames, except for one comparison and one scan for the borders.
+One chunk of kpageflags words goes in; the runs of equal words and a fact code for each
+come out, or only how many frames each fact has.  All work is numpy on arrays that fit in
+the processor's cache.  Per frame it costs one comparison and one search for the borders;
+everything else is proportional to runs, of which there are many times fewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memdesc.kernels.kpageflags import KPF
+from memdesc.map.codebook import CodeBook
 from memdesc.map.facts import FactBook
 from memdesc.map.regions import Region, Regions
 from memdesc.rules.classify import Backing
 
-__all__ = ["CHUNK_PAGES", "Encoder", "Runs"]
+__all__ = ["Encoder", "ReadWords", "Runs", "zero_sections"]
 
-CHUNK_PAGES = 1 << 16
-"""Frames per chunk: 512 KiB of words, half of a second-level cache."""
+_LARGEST_COMPOUND = 1 << 18
+"""Frames of the largest compound page: 1 GiB hugetlb."""
 
-_HEAD_ALIGN = 1 << 18
-"""The largest compound page: 1 GiB hugetlb, order 18."""
-
-ReadWord = Callable[[int], int]
-"""Reads the kpageflags word of one frame."""
+ReadWords = Callable[[int, NDArray[np.uint64]], None]
+"""Fills an array with the kpageflags words from a frame on."""
 
 
 @dataclass(slots=True)
@@ -38,24 +39,41 @@ class Runs:
     starts: NDArray[np.int64]
     """int64[n]: offset of each run's first frame from `pfn_start`; the first is 0."""
     facts: NDArray[np.uint16]
-    mapcounts: NDArray[np.uint64] | None = None
-    cgroups: NDArray[np.uint64] | None = None
+    mapcounts: NDArray[np.uint32] | None = None
+    """uint32[n]: saturating at 2**32 - 1."""
+    cgroups: NDArray[np.uint32] | None = None
+    """uint32[n]: codes of the encoder's `cgroup_codes`."""
 
-    def lengths(self) -> NDArray[np.int64]:
-        """int64[n]: frames in each run."""
-        return np.diff(self.starts, append=self.nr_pages)
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Frames [low, high) of a chunk, all in one region and judged by one backing."""
+
+    low: int
+    high: int
+    region: int
+    """Index into the regions."""
+    backing: Backing
 
 
 class Encoder:
-    """Turns chunks of words into runs. One per scan; `encode` may run in several threads."""
+    """Turns chunks of words into runs. One per scan, for all its threads."""
 
     def __init__(
-        self, book: FactBook, regions: Regions, *, section_pages: int, read_word: ReadWord
+        self,
+        book: FactBook,
+        regions: Regions,
+        cgroup_codes: CodeBook,
+        *,
+        section_pages: int,
+        read_words: ReadWords,
     ) -> None:
+        """`read_words` is asked for frames before a chunk that begins inside a compound page."""
         self.book = book
         self.regions = regions
+        self.cgroup_codes = cgroup_codes
         self.section_pages = section_pages
-        self.read_word = read_word
+        self.read_words = read_words
 
     def encode(
         self,
@@ -68,130 +86,140 @@ class Encoder:
 
         `mapcounts` and `cgroups`, where given, have the same length and cut runs as well.
         """
-        size = words.size
-        change = words[1:] != words[:-1]
-        if mapcounts is not None:
-            change |= mapcounts[1:] != mapcounts[:-1]
-        if cgroups is not None:
-            change |= cgroups[1:] != cgroups[:-1]
-        for border in self.regions.borders_within(pfn_start, pfn_start + size):
-            change[border - pfn_start - 1] = True
-        zero_sections = self._zero_sections(pfn_start, words, change)
-        starts = np.concatenate([_ZERO, np.flatnonzero(change)])
-        starts[1:] += 1
+        pieces = self._pieces(pfn_start, words)
+        change = _changes(words)
+        for column in (mapcounts, cgroups):
+            if column is not None:
+                change |= _changes(column)
+        lows = [piece.low for piece in pieces]
+        change[lows] = True
+        starts = change.nonzero()[0]
         codes = self.book.words.codes(words[starts])
+        cuts = [*np.searchsorted(starts, lows).tolist(), starts.size]
+        facts = [
+            self._facts(pfn_start, piece, codes[low:high])
+            for piece, (low, high) in zip(pieces, pairwise(cuts), strict=True)
+        ]
         return Runs(
             pfn_start,
-            size,
+            words.size,
             starts,
-            self._facts(pfn_start, size, starts, codes, zero_sections),
-            mapcounts[starts] if mapcounts is not None else None,
-            cgroups[starts] if cgroups is not None else None,
+            facts[0] if len(facts) == 1 else np.concatenate(facts),
+            None if mapcounts is None else _saturated(mapcounts[starts]),
+            None if cgroups is None else self.cgroup_codes.codes(cgroups[starts]).astype(np.uint32),
         )
+
+    def count(
+        self, pfn_start: int, words: NDArray[np.uint64]
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield (index of region, float64 frames by fact code), each region once or more.
+
+        The sums of `encode` without its columns: where no tail needs its head, runs are
+        counted by word, and only the sums get a fact. Sums are exact below 2**53.
+        """
+        for piece in self._pieces(pfn_start, words):
+            part = words[piece.low : piece.high]
+            starts = _changes(part).nonzero()[0]
+            lengths = np.empty(starts.size)
+            np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+            lengths[-1] = part.size - starts[-1]
+            if self.book.tails_need_heads:
+                facts = self._facts(pfn_start, piece, self.book.words.codes(part[starts]))
+                yield piece.region, np.bincount(facts, lengths)
+            else:
+                by_code = self.book.words.count(part[starts], lengths)
+                facts = self.book.facts(np.arange(by_code.size), piece.backing)
+                yield piece.region, np.bincount(facts, by_code)
+
+    def head_before(self, pfn: int) -> tuple[int, NDArray[np.uint64]] | None:
+        """The frame and the word (one element) of the head whose tails reach up to `pfn`.
+
+        Hardly ever needed: only gigantic pages are larger than a chunk.
+        """
+        lowest = pfn & -_LARGEST_COMPOUND
+        span = 64
+        while pfn > lowest:
+            words = np.empty(min(span, pfn - lowest), np.uint64)
+            pfn -= words.size
+            self.read_words(pfn, words)
+            is_tail, is_head = self.book.compound_marks(self.book.words.codes(words))
+            others = np.flatnonzero(~is_tail)
+            if others.size:
+                last = int(others[-1])
+                return (pfn + last, words[last : last + 1]) if is_head[last] else None
+            span *= 4
+        return None
 
     # --- helpers -------------------------------------------------------------------------
 
-    def _zero_sections(
-        self, pfn_start: int, words: NDArray[np.uint64], change: NDArray[np.bool_]
-    ) -> list[int]:
-        """Offsets of whole aligned sections that read 0; cuts the runs at their borders."""
-        section = self.section_pages
-        found: list[int] = []
-        first = -pfn_start % section
-        for offset in range(first, words.size - section + 1, section):
-            # Two probes spare the full look at most sections.
-            if words[offset] or words[offset + section - 1]:
-                continue
-            if words[offset : offset + section].any():
-                continue
-            found.append(offset)
-            if offset:
-                change[offset - 1] = True
-            if offset + section < words.size:
-                change[offset + section - 1] = True
-        return found
+    def _pieces(self, pfn_start: int, words: NDArray[np.uint64]) -> list[_Piece]:
+        """Cut a chunk where another region begins, and where whole sections read 0."""
+        size = words.size
+        edges = {pfn - pfn_start for pfn in self.regions.borders_within(pfn_start, pfn_start + size)}
+        empty: set[int] = set()
+        for low in zero_sections(pfn_start, words, self.section_pages):
+            empty.update((low, *(edge for edge in edges if low < edge < low + self.section_pages)))
+            edges |= {low, low + self.section_pages}
+        pieces: list[_Piece] = []
+        for low, high in pairwise(sorted(edges | {0, size})):
+            index = self.regions.index_of(pfn_start + low)
+            region = self.regions.all[index]
+            backing = _backing_if_empty(region) if low in empty else region.backing
+            if pieces and (pieces[-1].region, pieces[-1].backing) == (index, backing):
+                low = pieces.pop().low
+            pieces.append(_Piece(low, high, index, backing))
+        return pieces
 
     def _facts(
-        self,
-        pfn_start: int,
-        size: int,
-        starts: NDArray[np.int64],
-        codes: NDArray[np.uint32],
-        zero_sections: list[int],
+        self, pfn_start: int, piece: _Piece, codes: NDArray[np.int64]
     ) -> NDArray[np.uint16]:
-        borders = self.regions.borders_within(pfn_start, pfn_start + size)
-        if not borders:
-            region = self.regions.of(pfn_start)
-            facts = self._facts_in(region, pfn_start, starts, codes, 0)
-        else:
-            facts = np.empty(starts.size, np.uint16)
-            edges = [pfn_start, *borders, pfn_start + size]
-            cuts = np.searchsorted(starts, np.array(edges) - pfn_start)
-            for low, high, pfn in zip(cuts, cuts[1:], edges, strict=False):
-                region = self.regions.of(pfn)
-                facts[low:high] = self._facts_in(
-                    region, pfn_start, starts[low:high], codes[low:high], int(low)
-                )
-        for offset in zero_sections:
-            region = self.regions.of(pfn_start + offset)
-            if region.backing is Backing.UNKNOWN:
-                backing = Backing.ZERO_SECTION
-            elif region.deferred_ok:
-                backing = Backing.ZERO_SECTION_RAM
-            else:
-                continue
-            low = int(np.searchsorted(starts, offset))
-            high = int(np.searchsorted(starts, offset + self.section_pages))
-            facts[low:high] = self.book.facts(codes[low:high], backing)
-        return facts
-
-    def _facts_in(
-        self,
-        region: Region,
-        pfn_start: int,
-        starts: NDArray[np.int64],
-        codes: NDArray[np.uint32],
-        index: int,
-    ) -> NDArray[np.uint16]:
-        facts = self.book.facts(codes, region.backing)
+        """Fact codes for the runs of one piece, whose words have `codes`."""
+        facts = self.book.facts(codes, piece.backing)
         if not self.book.tails_need_heads:
             return facts
         is_tail, is_head = self.book.compound_marks(codes)
         if not is_tail.any():
             return facts
-        # The head of a tail run is the last head before it, with only tails in between.
-        position = np.arange(codes.size)
-        last_head = np.maximum.accumulate(np.where(is_head, position, -1))
-        last_plain = np.maximum.accumulate(np.where(is_tail | is_head, -1, position))
-        tails = np.flatnonzero(is_tail & (last_head > last_plain))
-        if tails.size:
-            facts[tails] = self.book.tail_facts(
-                codes[tails], codes[last_head[tails]], region.backing
-            )
-        if is_tail[0] and index == 0 and starts[0] == 0:
-            self._leading_tails(region, pfn_start, codes, is_tail, facts)
+        # The head of a tail is the last head before it, with only tails in between.
+        before = np.maximum.accumulate(np.where(is_tail, -1, np.arange(codes.size)))
+        owned = np.flatnonzero(is_tail & (before >= 0) & is_head[before])
+        facts[owned] = self.book.tail_facts(codes[owned], codes[before[owned]], piece.backing)
+        if is_tail[0] and piece.low == 0:
+            head = self.head_before(pfn_start)
+            if head is not None and head[0] >= self.regions.all[piece.region].pfn_start:
+                count = int(np.argmin(is_tail)) or is_tail.size
+                facts[:count] = self.book.tail_facts(
+                    codes[:count], self.book.words.codes(head[1]).repeat(count), piece.backing
+                )
         return facts
 
-    def _leading_tails(
-        self,
-        region: Region,
-        pfn_start: int,
-        codes: NDArray[np.uint32],
-        is_tail: NDArray[np.bool_],
-        facts: NDArray[np.uint16],
-    ) -> None:
-        """Tails at the start of a chunk: their head lies in an earlier chunk."""
-        head_pfn = pfn_start & ~(_HEAD_ALIGN - 1)
-        if head_pfn == pfn_start:
-            return
-        head = np.array([self.read_word(head_pfn)], np.uint64)
-        head_code = self.book.words.codes(head)
-        if not self.book.compound_marks(head_code)[1][0]:
-            return
-        count = int(np.argmin(is_tail)) or is_tail.size
-        facts[:count] = self.book.tail_facts(
-            codes[:count], np.repeat(head_code, count), region.backing
-        )
+
+def zero_sections(pfn_start: int, words: NDArray[np.uint64], section_pages: int) -> list[int]:
+    """Offsets into `words` of the whole, aligned memory sections that read 0."""
+    return [
+        low
+        for low in range(-pfn_start % section_pages, words.size - section_pages + 1, section_pages)
+        # Two probes spare the full look at most sections.
+        if not words[low]
+        and not words[low + section_pages - 1]
+        and not words[low : low + section_pages].any()
+    ]
 
 
-_ZERO = np.zeros(1, np.int64)
+def _backing_if_empty(region: Region) -> Backing:
+    """What to believe of frames of `region` in a memory section that reads 0."""
+    if region.backing is Backing.UNKNOWN:
+        return Backing.ZERO_SECTION
+    return Backing.ZERO_SECTION_RAM if region.deferred_ok else region.backing
+
+
+def _changes(column: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """bool: True where a run begins, at the first element as well."""
+    change = np.empty(column.size, np.bool_)
+    change[0] = True
+    np.not_equal(column[1:], column[:-1], out=change[1:])
+    return change
+
+
+def _saturated(counts: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    return np.minimum(counts, np.uint64(0xFFFFFFFF)).astype(np.uint32)

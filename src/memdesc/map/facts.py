@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memdesc.errors import FormatError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.codebook import CodeBook
 from memdesc.rules.classify import Backing, Context, classify
@@ -82,37 +83,36 @@ class FactBook:
             rules=tuple(row[2] for row in rows),
         )
 
-    def facts(self, word_codes: NDArray[np.uint32], backing: Backing) -> NDArray[np.uint16]:
-        """Return uint16 fact codes for frames judged by their own word."""
+    def facts(self, word_codes: NDArray[np.int64], backing: Backing) -> NDArray[np.uint16]:
+        """Return uint16 fact codes for frames judged by their own word.
+
+        Raises FormatError, as `tail_facts` does, when there are more facts than codes.
+        """
         table = self._plain.get(backing)
         if table is None or table.size < len(self.words):
             table = self._extend_plain(backing)
-        return table[word_codes]
+        return table.take(word_codes)
 
     def tail_facts(
-        self, word_codes: NDArray[np.uint32], head_codes: NDArray[np.uint32], backing: Backing
+        self, word_codes: NDArray[np.int64], head_codes: NDArray[np.int64], backing: Backing
     ) -> NDArray[np.uint16]:
         """Return uint16 fact codes for tails judged together with their heads' words."""
-        keys = (
-            word_codes.astype(np.uint64)
-            | head_codes.astype(np.uint64) << np.uint64(24)
-            | np.uint64(backing << 48)
-        )
-        codes = self._tail_keys.codes(keys)
+        keys = word_codes | head_codes << 24 | int(backing) << 48
+        codes = self._tail_keys.codes(keys.view(np.uint64))
         if self._tails.size < len(self._tail_keys):
             self._extend_tails()
-        return self._tails[codes]
+        return self._tails.take(codes)
 
     def compound_marks(
-        self, word_codes: NDArray[np.uint32]
+        self, word_codes: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return (is tail, is head) per code."""
+        """Return (is tail, is head) per code; a word with both marks is a head."""
         if self._is_tail.size < len(self.words):
             with self._lock:
                 keys = self.words.keys
                 self._is_head = (keys & np.uint64(KPF.COMPOUND_HEAD)) != 0
-                self._is_tail = (keys & np.uint64(KPF.COMPOUND_TAIL)) != 0
-        return self._is_tail[word_codes], self._is_head[word_codes]
+                self._is_tail = ((keys & np.uint64(KPF.COMPOUND_TAIL)) != 0) & ~self._is_head
+        return self._is_tail.take(word_codes), self._is_head.take(word_codes)
 
     # --- helpers -------------------------------------------------------------------------
 
@@ -139,7 +139,13 @@ class FactBook:
     def _fact(self, flags: int, backing: Backing, head_flags: int | None) -> int:
         verdict = classify(flags, self.context, backing=backing, head_flags=head_flags)
         row = (flags, verdict.types.mask, verdict.rule.name)
-        code = self._code_of.setdefault(row, len(self._rows))
-        if code == len(self._rows):
+        code = self._code_of.get(row)
+        if code is None:
+            code = self._code_of[row] = len(self._rows)
+            if code > 0xFFFF:
+                raise FormatError(
+                    "more than 65536 distinct facts about page flag words",
+                    hint="no kernel writes that: is this really such a file?",
+                )
             self._rows.append(row)
         return code

@@ -6,7 +6,7 @@ of a terabyte needs no memory; `ExtentSink` keeps columns and joins runs across 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,47 +33,26 @@ class Columns:
 
 
 class TotalsSink:
-    """Counts runs by region and fact, and forgets them."""
+    """Adds up frames by region and fact."""
 
     def __init__(self, regions: Regions) -> None:
         self.regions = regions
-        self._pages: dict[int, NDArray[np.float64]] = {}
+        self._pages = np.zeros((len(regions), 256))
         self.pfn_end = 0
 
-    def count(self, runs: Runs) -> dict[int, NDArray[np.float64]]:
-        """Frames per fact in each region that `runs` touches. May run in any thread."""
-        lengths = runs.lengths()
-        pfn_end = runs.pfn_start + runs.nr_pages
-        edges = [
-            runs.pfn_start,
-            *self.regions.borders_within(runs.pfn_start, pfn_end),
-            pfn_end,
-        ]
-        cuts = np.searchsorted(runs.starts, np.array(edges) - runs.pfn_start)
-        return {
-            self.regions.index_of(pfn): np.bincount(
-                runs.facts[low:high], weights=lengths[low:high]
-            )
-            for low, high, pfn in zip(cuts, cuts[1:], edges, strict=False)
-        }
-
-    def add(self, counted: dict[int, NDArray[np.float64]], pfn_end: int) -> None:
-        """Merge what `count` returned. Call in one thread."""
-        for region, pages in counted.items():
-            old = self._pages.get(region)
-            if old is None or old.size < pages.size:
-                grown = np.zeros(max(pages.size, 256 if old is None else old.size * 2))
-                if old is not None:
-                    grown[: old.size] = old
-                self._pages[region] = old = grown
-            old[: pages.size] += pages
+    def add(self, counted: Iterable[tuple[int, NDArray[np.float64]]], pfn_end: int) -> None:
+        """Add what `Encoder.count` gave for frames below `pfn_end`. Call in one thread."""
+        for region, pages in counted:
+            while self._pages.shape[1] < pages.size:
+                self._pages = np.hstack([self._pages, np.zeros_like(self._pages)])
+            self._pages[region, : pages.size] += pages
         self.pfn_end = max(self.pfn_end, pfn_end)
 
     def totals(self, machine: Machine, table: FactTable, stats: ScanStats) -> Totals:
-        """Everything counted so far."""
+        """Everything added so far."""
         pages = np.zeros((len(self.regions), max(1, len(table))), np.int64)
-        for region, counts in self._pages.items():
-            pages[region] = counts[: pages.shape[1]].astype(np.int64)
+        width = min(pages.shape[1], self._pages.shape[1])
+        pages[:, :width] = self._pages[:, :width]
         return Totals(machine, self.regions, table, pages, self.pfn_end, stats)
 
 
@@ -95,12 +74,8 @@ class ExtentSink:
             self._parts.append(columns)
 
     def columns(self, runs: Runs) -> Columns:
-        """Narrow `runs` and join its first run to the previous chunk's last."""
-        mapcounts = None
-        if runs.mapcounts is not None:
-            mapcounts = np.minimum(runs.mapcounts, np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        cgroups = None if runs.cgroups is None else self._codes.codes(runs.cgroups)
-        starts = (runs.starts + runs.pfn_start).astype(np.uint64)
+        """Join the first of `runs` to the previous chunk's last; columns as in a map."""
+        mapcounts, cgroups = runs.mapcounts, runs.cgroups
         first = 0
         head = (
             int(runs.facts[0]),
@@ -118,8 +93,10 @@ class ExtentSink:
             self.pfn_start, self._empty = runs.pfn_start, False
         self.pfn_end = runs.pfn_start + runs.nr_pages
         wide = self.pfn_end > 0xFFFFFFFF
+        starts = runs.starts[first:].astype(np.uint64 if wide else np.uint32)
+        starts += starts.dtype.type(runs.pfn_start)
         return Columns(
-            starts[first:] if wide else starts[first:].astype(np.uint32),
+            starts,
             runs.facts[first:],
             None if mapcounts is None else mapcounts[first:],
             None if cgroups is None else cgroups[first:],
@@ -146,6 +123,8 @@ class ExtentSink:
             stats=stats,
         )
 
+
+# --- helpers -----------------------------------------------------------------------------
 
 
 def _joined(

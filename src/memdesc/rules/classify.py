@@ -154,6 +154,8 @@ _CONTENT = (
     | KPF.OWNER_2
     | KPF.PRIVATE_2
 )
+_ZSPAGE = KPF.PRIVATE | KPF.LOCKED
+"""Content flags that a zsmalloc frame can show: first of its zspage, or locked."""
 _IN_USE = KPF.MMAP | KPF.THP | KPF.REFERENCED | KPF.ACTIVE | KPF.UNEVICTABLE | KPF.MLOCKED
 
 
@@ -198,19 +200,20 @@ def _unmarked(word: KPF, context: Context, backing: Backing) -> Verdict:
     """The frames that no type bit marks: file pages, drivers, kernel memory, holes."""
     behaviour = context.behaviour
     absent = context.absent
-    maybe_zs = behaviour.zsmalloc_shows_mmap and KPF.MMAP in word
-    if maybe_zs and not word & (KPF.UPTODATE | KPF.LRU | _COMPOUND):
+    false_mmap = behaviour.zsmalloc_shows_mmap and KPF.MMAP in word
+    if false_mmap and not word & (_CONTENT & ~_ZSPAGE | KPF.LRU | _COMPOUND):
+        rule, kinds = "zsmalloc-mmap-private", TypeSet.of(T.ZSMALLOC)
         if KPF.PRIVATE not in word:
-            return _narrowed("mmap-or-zsmalloc", KERNEL_MAPPED | TypeSet.of(T.ZSMALLOC), absent)
-        kinds = TypeSet.of(T.ZSMALLOC)
-        return _narrowed(
-            "zsmalloc-mmap-private",
-            kinds if behaviour.knows_release else kinds | TypeSet.of(T.FILE),
-            absent,
-        )
+            rule, kinds = "mmap-or-zsmalloc", kinds | KERNEL_MAPPED
+        if word & _CONTENT and not behaviour.knows_release:
+            kinds |= TypeSet.of(T.FILE)
+        return _narrowed(rule, kinds, absent)
     if KPF.LRU in word or (word & _CONTENT and word & _IN_USE):
-        if KPF.UNEVICTABLE in word and not word & (KPF.MLOCKED | KPF.PRIVATE | KPF.OWNER_2):
-            kinds = TypeSet.of(T.FILE, T.SECRETMEM, T.GUEST_MEMFD)
+        # A file system leaves PRIVATE (buffers) or OWNER_2 (mapped to disk) on its pages.
+        if KPF.UNEVICTABLE in word and not word & (KPF.PRIVATE | KPF.OWNER_2 | KPF.PRIVATE_2):
+            kinds = TypeSet.of(T.FILE, T.SECRETMEM)
+            if KPF.MLOCKED not in word:
+                kinds |= TypeSet.of(T.GUEST_MEMFD)
             return _narrowed("file-unevictable", kinds, absent)
         if KPF.MLOCKED in word and KPF.LRU not in word:
             return _narrowed("file-mlocked-batch", TypeSet.of(T.FILE, T.SECRETMEM), absent)
@@ -218,7 +221,7 @@ def _unmarked(word: KPF, context: Context, backing: Backing) -> Verdict:
     if word & _CONTENT:
         if word & _COMPOUND:
             return _narrowed("compound-content", KERNEL_COMPOUND | TypeSet.of(T.FILE), absent)
-        if not word & ~KPF.OWNER_2 and not behaviour.holes_read_zero:
+        if not word & ~KPF.OWNER_2:
             return _narrowed("leftover", KERNEL_UNKNOWN | TypeSet.of(T.FILE), absent)
         return _narrowed("content-alone", TypeSet.of(T.FILE, T.ZSMALLOC), absent)
     if KPF.MMAP in word:

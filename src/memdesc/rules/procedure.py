@@ -123,7 +123,8 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
     (
         "file-unevictable",
         _I,
-        "page cache that may not be reclaimed and is not mlocked: ramfs, secretmem or guest_memfd",
+        "page cache that may not be reclaimed, with no mark of a file system: mlocked or ramfs, "
+        "secretmem or guest_memfd",
         "mm/secretmem.c, virt/kvm/guest_memfd.c @7.2",
     ),
     (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,24 +18,32 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.errors import NotReadableError
+from memdesc.errors import NotReadableError, QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.codebook import CodeBook
-from memdesc.map.encode import CHUNK_PAGES, Encoder, Runs
+from memdesc.map.encode import Encoder, Runs, zero_sections
 from memdesc.map.extents import MemoryMap, ScanStats, Totals
 from memdesc.map.facts import FactBook
 from memdesc.map.machine import Machine
 from memdesc.map.regions import Regions, regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
-from memdesc.sources.kpage import PageFile, in_order, scratch, thread_count
+from memdesc.sources.kpage import PageFile, in_order, keep_heap, thread_count
 
-__all__ = ["PageScan", "Progress"]
+__all__ = ["CHUNK_PAGES", "PageScan", "Progress"]
 
+Counted = tuple[int, NDArray[np.float64]]
 Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
 
+CHUNK_PAGES = 1 << 17
+"""Frames read at a time: 1 MiB of words, which stay in the processor's cache until they are
+encoded. As long as a chunk is read, other threads run Python."""
+
 _STRIPE_CHUNKS = 8
-"""Chunks per task: enough work that handing tasks to threads costs nothing."""
+"""Most chunks per task: enough work that handing tasks to threads costs nothing."""
+
+_STRIPES_PER_THREAD = 16
+"""Least tasks per thread, so that at the end no thread waits long for another."""
 
 _NEVER_CHARGED = np.uint64(
     KPF.BUDDY | KPF.SLAB | KPF.RESERVED | KPF.NOPAGE | KPF.OFFLINE | KPF.ZERO_PAGE
@@ -61,6 +70,7 @@ class PageScan:
     unseen: dict[str, str] = field(default_factory=dict)
     threads: int = 0
     progress: Progress | None = None
+    chunk_pages: int = CHUNK_PAGES
 
     def __post_init__(self) -> None:
         self.threads = self.threads or thread_count()
@@ -72,23 +82,29 @@ class PageScan:
         self.encoder = Encoder(
             self.book,
             self.regions,
+            self.cgroup_codes,
             section_pages=self.machine.section_pages,
-            read_word=self.flags.word,
+            read_words=self.flags.read_into,
         )
+        self._buffers = threading.local()
+        self._lock = threading.Lock()
+        keep_heap()
 
     def totals(self) -> Totals:
         """Count every frame by region and fact; memory does not grow with the machine."""
         started = time.perf_counter()
         sink = TotalsSink(self.regions)
 
-        def stripe(bounds: tuple[int, int]) -> tuple[list[dict[int, NDArray[np.float64]]], int]:
-            return [sink.count(runs) for runs in self._runs(bounds, sparse=False)], bounds[1]
+        def stripe(bounds: tuple[int, int]) -> tuple[list[Counted], int]:
+            counted: list[Counted] = []
+            for pfn, words in self._chunks(bounds):
+                counted += self.encoder.count(pfn, words)
+            return counted, bounds[1]
 
         for counted, pfn_end in in_order(self._stripes(), stripe, threads=self.threads):
-            for part in counted:
-                sink.add(part, pfn_end)
+            sink.add(counted, pfn_end)
             self._tell(pfn_end)
-        return sink.totals(self.machine, self.book.table(), self._stats(started))
+        return sink.totals(self.machine, self.book.table(), self.stats(started))
 
     def map(self) -> MemoryMap:
         """Read every frame into extents."""
@@ -96,7 +112,28 @@ class PageScan:
         sink = ExtentSink(self.regions, self.cgroup_codes)
         for runs in self.runs():
             sink.add(runs)
-        return sink.map(self.machine, self.book.table(), self._stats(started), self.unseen)
+        return sink.map(self.machine, self.book.table(), self.stats(started), self.unseen)
+
+    def window(self, pfn: int) -> MemoryMap:
+        """Read only the neighbourhood of `pfn`: its memory section, or its 1 GiB huge page.
+
+        Enough to name the frame, its whole folio or slab, and a section that reads 0.
+        Raises QuestionError when the file has no such frame.
+        """
+        if not 0 <= pfn < self.frames:
+            raise QuestionError(
+                f"frame {pfn:#x} is outside the map, which ends at {self.frames:#x}",
+                hint="a physical address is written phys:0x..., a frame number 0x...",
+            )
+        started = time.perf_counter()
+        span = self.machine.section_pages
+        if self.flags.word(pfn) & KPF.HUGE:
+            span = max(span, 1 << 18)
+        start = pfn & ~(span - 1)
+        sink = ExtentSink(self.regions, self.cgroup_codes)
+        for runs in self._runs((start, min(start + span, self.frames))):
+            sink.add(runs)
+        return sink.map(self.machine, self.book.table(), self.stats(started), self.unseen)
 
     def columns(self) -> Iterator[Columns]:
         """Stream the extents of the map chunk by chunk, for a capture that never is whole."""
@@ -108,7 +145,7 @@ class PageScan:
         """Encoded chunks in frame order."""
 
         def stripe(bounds: tuple[int, int]) -> list[Runs]:
-            return list(self._runs(bounds, sparse=True))
+            return list(self._runs(bounds))
 
         for encoded in in_order(self._stripes(), stripe, threads=self.threads):
             yield from encoded
@@ -120,12 +157,12 @@ class PageScan:
 
         Returns `result.stats` with `frames_reread` and `frames_changed` filled in.
         """
-        if not result.pfn_end:
+        if not len(result):
             return result.stats
         chooser = random.Random(seed)
         changed = total = 0
         for _ in range(samples):
-            start = chooser.randrange(result.pfn_end) & ~511
+            start = max(result.pfn_start, chooser.randrange(result.pfn_start, result.pfn_end) & ~511)
             end = min(start + 512, result.pfn_end)
             again = np.empty(end - start, np.uint64)
             self.flags.read_into(start, again)
@@ -136,55 +173,75 @@ class PageScan:
     # --- helpers -------------------------------------------------------------------------
 
     def _stripes(self) -> Iterator[tuple[int, int]]:
-        step = CHUNK_PAGES * _STRIPE_CHUNKS
+        fair = self.frames // (self.chunk_pages * self.threads * _STRIPES_PER_THREAD)
+        step = self.chunk_pages * max(1, min(fair, _STRIPE_CHUNKS))
         return ((pfn, min(pfn + step, self.frames)) for pfn in range(0, self.frames, step))
 
-    def _runs(self, bounds: tuple[int, int], *, sparse: bool) -> Iterator[Runs]:
-        buffers = scratch()
-        for pfn in range(bounds[0], bounds[1], CHUNK_PAGES):
-            size = min(CHUNK_PAGES, bounds[1] - pfn)
-            words = buffers.flags[:size]
+    def _chunks(self, bounds: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """(first frame, kpageflags words), the words valid until the next chunk."""
+        for pfn in range(*bounds, self.chunk_pages):
+            words = self._buffer("flags")[: bounds[1] - pfn]
             self.flags.read_into(pfn, words)
+            yield pfn, words
+
+    def _runs(self, bounds: tuple[int, int]) -> Iterator[Runs]:
+        for pfn, words in self._chunks(bounds):
             mapcounts = cgroups = None
-            if sparse and self.mapcounts is not None:
-                mapcounts = buffers.mapcounts[:size]
-                mapcounts.fill(0)
-                wanted = _blocks_with(words & _MAPPED != 0)
-                self._sparse(self.mapcounts, "mapcounts", pfn, wanted, mapcounts)
-            if sparse and self.cgroups is not None:
-                cgroups = buffers.cgroups[:size]
-                cgroups.fill(0)
-                charged = (words & _NEVER_CHARGED == 0) & self._may_be_used(pfn, words)
-                self._sparse(self.cgroups, "cgroups", pfn, _blocks_with(charged), cgroups)
+            if self.mapcounts is not None:
+                mapcounts = self._buffer("mapcounts")[: words.size]
+                self._sparse(self.mapcounts, "mapcounts", pfn, words & _MAPPED != 0, mapcounts)
+            if self.cgroups is not None:
+                cgroups = self._buffer("cgroups")[: words.size]
+                self._sparse(self.cgroups, "cgroups", pfn, self._chargeable(pfn, words), cgroups)
                 if self.machine.behaviour.cgroup_on_head_only:
-                    _spread_from_heads(words, cgroups)
+                    _spread_from_heads(words, cgroups, self._cgroup_before(pfn, words))
             yield self.encoder.encode(pfn, words, mapcounts, cgroups)
 
-    def _may_be_used(self, pfn: int, words: NDArray[np.uint64]) -> NDArray[np.bool_] | bool:
-        """False for whole sections that read 0: nothing there is charged to anybody."""
+    def _buffer(self, name: str) -> NDArray[np.uint64]:
+        """This thread's own `chunk_pages` words for one file, used again for every chunk."""
+        buffer: NDArray[np.uint64] | None = getattr(self._buffers, name, None)
+        if buffer is None:
+            buffer = np.empty(self.chunk_pages, np.uint64)
+            setattr(self._buffers, name, buffer)
+        return buffer
+
+    def _chargeable(self, pfn: int, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which frames may be charged to a cgroup: nothing in a section that reads 0 is."""
         section = self.machine.section_pages
-        if words[0] or words[-1] or words.size < section or words.any():
-            return True
-        return np.zeros(words.size, np.bool_)
+        chargeable = words & _NEVER_CHARGED == 0
+        for low in zero_sections(pfn, words, section):
+            chargeable[low : low + section] = False
+        return chargeable
+
+    def _cgroup_before(self, pfn: int, words: NDArray[np.uint64]) -> int:
+        """The cgroup of the compound page that a chunk begins inside of; 0 for none."""
+        head = self.encoder.head_before(pfn) if int(words[0]) & KPF.COMPOUND_TAIL else None
+        return 0 if head is None or self.cgroups is None else self.cgroups.word(head[0])
 
     def _sparse(
         self,
         file: PageFile,
         name: str,
         pfn: int,
-        blocks: list[tuple[int, int]],
+        wanted: NDArray[np.bool_],
         into: NDArray[np.uint64],
     ) -> None:
-        for low, high in blocks:
-            high = min(high, into.size)
-            file.read_into(pfn + low, into[low:high])
-            self._read[name] += high - low
+        """Fill `into` from `file` around the `wanted` frames, and with 0 elsewhere."""
+        into.fill(0)
+        frames = 0
+        for low, high in _blocks_with(wanted):
+            block = into[low:high]
+            file.read_into(pfn + low, block)
+            frames += block.size
+        with self._lock:
+            self._read[name] += frames
 
     def _tell(self, done: int) -> None:
         if self.progress is not None:
             self.progress(done, self.frames)
 
-    def _stats(self, started: float) -> ScanStats:
+    def stats(self, started: float) -> ScanStats:
+        """What was read since `started` (`time.perf_counter`)."""
         return ScanStats(
             seconds=time.perf_counter() - started,
             threads=self.threads,
@@ -223,12 +280,19 @@ def _blocks_with(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a) * _BLOCK, (int(b) + 1) * _BLOCK) for a, b in zip(first, last, strict=True)]
 
 
-def _spread_from_heads(words: NDArray[np.uint64], cgroups: NDArray[np.uint64]) -> None:
-    """Give tails their head's cgroup, for kernels whose tails read 0."""
-    tails = words & np.uint64(KPF.COMPOUND_TAIL) != 0
-    if not tails.any():
+def _spread_from_heads(
+    words: NDArray[np.uint64], cgroups: NDArray[np.uint64], before: int
+) -> None:
+    """Give tails their head's cgroup, for kernels whose tails read 0.
+
+    `before` is the cgroup of tails whose head is not in `words`.
+    """
+    is_head = words & np.uint64(KPF.COMPOUND_HEAD) != 0
+    is_tail = (words & np.uint64(KPF.COMPOUND_TAIL) != 0) & ~is_head
+    if not is_tail.any():
         return
-    position = np.arange(words.size)
-    owner = np.maximum.accumulate(np.where(tails, 0, position))
-    empty = np.flatnonzero(tails & (cgroups == 0))
-    cgroups[empty] = cgroups[owner[empty]]
+    owner = np.maximum.accumulate(np.where(is_tail, -1, np.arange(words.size)))
+    empty = np.flatnonzero(is_tail & (cgroups == 0))
+    owner = owner[empty]
+    of_owner = np.where(is_head[owner], cgroups[owner], np.uint64(0))
+    cgroups[empty] = np.where(owner < 0, np.uint64(before), of_owner)

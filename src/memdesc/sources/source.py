@@ -18,7 +18,7 @@ from memdesc.errors import NotReadableError, QuestionError
 from memdesc.kernels.pagemap import PagemapEntry, decode_entry
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.map.extents import MemoryMap, Totals
-from memdesc.map.machine import Machine
+from memdesc.map.machine import Counters, Machine
 from memdesc.sources.kpage import PageFile
 from memdesc.sources.pages import PageScan, Progress, open_page_files
 from memdesc.sources.procfs import read_counters, read_machine
@@ -130,10 +130,13 @@ class ProcSource:
 
         return read_processes(self.root, progress=progress)
 
+    def counters(self) -> Counters:
+        """The counters as they are now; of a copied tree, as they were copied."""
+        return read_counters(self.root) if self.is_live else self.machine.before
+
     def _after(self) -> Machine:
-        """The machine with its counters as they are now, after the scan."""
-        after = read_counters(self.root) if self.is_live else self.machine.before
-        return dataclasses.replace(self.machine, after=after)
+        """The machine with its counters after the scan."""
+        return dataclasses.replace(self.machine, after=self.counters())
 
 
 class RawSource:

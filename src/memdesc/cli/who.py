@@ -1,0 +1,221 @@
+"""`memdesc who`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from memdesc.answers.places import parse_place
+from memdesc.answers.titles import title_of
+from memdesc.answers.usage import Usage
+from memdesc.answers.what import NoPage, pfn_at
+from memdesc.answers.who import (
+    ChargedByMapped,
+    FileSizes,
+    Mappers,
+    ProcessSizes,
+    VmaSizes,
+    charged_by_mapped,
+    mappers,
+    process_by_vma,
+    sizes_by_file,
+    sizes_by_process,
+)
+from memdesc.cli.common import (
+    add_source_arguments,
+    console,
+    elide,
+    open_from,
+    print_json,
+    progress,
+    size,
+    table,
+)
+from memdesc.types import PAGE_SIZE_BYTES, Pid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memdesc.answers.sizes import Sizes
+    from memdesc.sources.source import Source
+
+DESCRIPTION = (
+    "Who uses memory. With places: which processes map them, where, through which file.\n"
+    "Without: sizes per process from inverted pagemaps: resident (rss), proportional (pss),\n"
+    "unique (uss); or per file, one process by area, or who is charged for what others map."
+)
+EXAMPLES = """
+  memdesc who                          every process, largest proportional size first
+  memdesc who 0x12345 phys:0x1234000   who maps these frames
+  memdesc who --pid 1234               one process, area by area
+  memdesc who --files                  mapped files
+  memdesc who --charged                charged to cgroup A, mapped by B
+  memdesc who --source bundled:debian-6.12 --json
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("places", nargs="*", metavar="PLACE", help="0xPFN, phys:0xADDR, PID:0xADDR")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--pid", type=int, metavar="PID", help="one process, area by area")
+    group.add_argument("--files", action="store_true", help="sizes per mapped file")
+    group.add_argument(
+        "--charged", action="store_true", help="the matrix of cgroups that pay and that map"
+    )
+    parser.add_argument("--all", action="store_true", help="every row, not only the 40 largest")
+    add_source_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    source = open_from(options)
+    if options.places:
+        return _places(options, source)
+    with progress("reading processes") as tell:
+        attribution = source.attribution(tell)
+    with progress("reading page flags") as tell:
+        usage = Usage.of(source.map(tell), attribution)
+    most = 0 if options.all else 40
+    answer: ProcessSizes | FileSizes | VmaSizes | ChargedByMapped
+    if options.pid is not None:
+        answer = process_by_vma(usage, Pid(options.pid))
+    elif options.files:
+        answer = sizes_by_file(usage)
+    elif options.charged:
+        answer = charged_by_mapped(usage)
+    else:
+        answer = sizes_by_process(usage)
+    if options.json:
+        print_json(answer.to_json())
+        return 0
+    head, right, rows = _rows(answer)
+    out = console()
+    if isinstance(answer, VmaSizes):
+        out.print(f"{answer.process.comm} ({answer.process.pid})", style="bold", markup=False)
+    out.print(table(head, rows[:most] if most else rows, right=right))
+    if most and len(rows) > most:
+        out.print(f"... and {len(rows) - most} smaller rows (--all)", style="dim")
+    for note in answer.notes:
+        out.print(f"note: {note}", markup=False)
+    return 0
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _places(options: argparse.Namespace, source: Source) -> int:
+    places = [parse_place(text) for text in options.places]
+    found = [(place, pfn_at(source, place)) for place in places]
+    with progress("reading processes") as tell:
+        attribution = source.attribution(tell)
+    answers = [
+        (place.text, at if isinstance(at, NoPage) else mappers(source.window(at), attribution, at))
+        for place, at in found
+    ]
+    if options.json:
+        rows = [{"asked": text, **answer.to_json()} for text, answer in answers]
+        print_json({"schema": "memdesc-who-places/1", "rows": rows})
+        return 0
+    for text, answer in answers:
+        if isinstance(answer, NoPage):
+            print(f"{text}  {answer.reason}")
+        else:
+            _show_mappers(text, answer)
+    return 0
+
+
+def _show_mappers(text: str, answer: Mappers) -> None:
+    out = console()
+    count = len(answer.mappers)
+    many = {0: "no process that was read maps it", 1: "mapped once"}.get(
+        count, f"mapped {count} times"
+    )
+    out.print(f"{text}  {title_of(answer.types)}, {many}", style="bold", markup=False)
+    rows = [
+        [str(m.process.pid), m.process.comm, f"{m.address:#x}", m.vma.perms, elide(m.vma.name or "-")]
+        for m in answer.mappers
+    ]
+    if rows:
+        out.print(table(["pid", "process", "address", "", "area"], rows, right=(0,)))
+    if answer.unread:
+        out.print(f"the kernel counts {answer.unread} more mappings that were not read")
+    for note in answer.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def _rows(
+    answer: ProcessSizes | FileSizes | VmaSizes | ChargedByMapped,
+) -> tuple[list[str], Sequence[int], list[list[str]]]:
+    """Column heads, the columns that align right, and the cells."""
+    match answer:
+        case ProcessSizes():
+            head = ["pid", "process", "pss", "rss", "uss", "swap", "mostly", "cgroup"]
+            return (
+                head,
+                (0, 2, 3, 4, 5),
+                [
+                    [
+                        str(row.process.pid),
+                        row.process.comm,
+                        *_sizes(row.sizes),
+                        size(row.swap_bytes) if row.swap_bytes else "-",
+                        _mostly(row.sizes),
+                        elide(row.process.cgroup),
+                    ]
+                    for row in answer.processes
+                ],
+            )
+        case FileSizes():
+            return (
+                ["file", "resident", "pss", "uss", "processes"],
+                (1, 2, 3, 4),
+                [
+                    [
+                        elide(row.name, 60),
+                        size(row.resident_bytes),
+                        size(row.pss_bytes),
+                        size(row.uss_bytes),
+                        str(row.processes),
+                    ]
+                    for row in answer.files
+                ],
+            )
+        case VmaSizes():
+            return (
+                ["address", "perms", "size", "pss", "rss", "uss", "mostly", "area"],
+                (2, 3, 4, 5),
+                [
+                    [
+                        f"{row.vma.start:x}",
+                        row.vma.perms,
+                        size(row.vma.end - row.vma.start),
+                        *_sizes(row.sizes),
+                        _mostly(row.sizes),
+                        elide(row.vma.name or "-"),
+                    ]
+                    for row in answer.vmas
+                ],
+            )
+        case ChargedByMapped():
+            return (
+                ["size", "charged to", "mapped by", ""],
+                (0,),
+                [
+                    [
+                        size(row.frames * PAGE_SIZE_BYTES),
+                        elide(row.charged or "nobody"),
+                        "nobody"
+                        if row.mapped_by is None
+                        else elide(row.mapped_by or "(not visible)"),
+                        "another pays" if row.is_foreign else "",
+                    ]
+                    for row in answer.cells
+                ],
+            )
+
+
+def _sizes(sizes: Sizes) -> list[str]:
+    return [size(sizes.pss_bytes), size(sizes.rss_bytes), size(sizes.uss_bytes)]
+
+
+def _mostly(sizes: Sizes) -> str:
+    return title_of(sizes.types[0].types) if sizes.types else "-"

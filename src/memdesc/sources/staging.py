@@ -1,0 +1,203 @@
+"""Writing a directory so that it is there whole or not at all.
+
+Files go into a hidden directory beside the target, readable by nobody else, and one
+rename at the end puts it in place.  Whatever goes wrong before, a full disk, a signal, an
+error of the source, removes it again; what stood in the target's place stays until then.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from memdesc.errors import CaptureError
+from memdesc.sources.capture_format import FILE_NAMES, MANIFEST
+
+__all__ = ["OutFile", "Staging"]
+
+
+class Staging:
+    """A directory in the making: `with Staging(target) as staging: ...; staging.commit()`.
+
+    Leaving the block without `commit` removes every trace.
+    """
+
+    def __init__(self, target: Path, *, force: bool = False) -> None:
+        """Check that `target` may be written.
+
+        Raises CaptureError when it exists and `force` is not set, or when it is not a
+        capture: nothing but a capture (or an empty directory) is ever replaced.
+        """
+        # Not resolve(): a link in the target's own place must be seen as one.
+        self.target = target.parent.resolve() / target.name
+        self._folder = Path()
+        self._open: list[OutFile] = []
+        if os.path.lexists(self.target):
+            try:
+                self._check_replaceable(force=force)
+            except OSError as error:
+                raise self._failed(error) from error
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder = Path(
+                tempfile.mkdtemp(
+                    prefix=f".{self.target.name}.", suffix=".partial", dir=self.target.parent
+                )
+            )
+        except OSError as error:
+            raise self._failed(error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._open:
+            file.abandon()
+        if self._folder != Path():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if isinstance(value, OSError):
+            raise self._failed(value) from value
+
+    def create(self, name: str) -> OutFile:
+        """Open a new file `name` in the directory, for its owner only (0600)."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = OutFile(os.open(self._folder / name, flags, 0o600))
+        self._open.append(file)
+        return file
+
+    def write(self, name: str, data: bytes) -> OutFile:
+        """Write the whole file `name` and close it."""
+        file = self.create(name)
+        file.write(data)
+        file.finish()
+        return file
+
+    def commit(self) -> None:
+        """Put the directory in the target's place, and remove what was there."""
+        _sync(self._folder)
+        if not os.path.lexists(self.target):
+            self._folder.rename(self.target)
+        else:
+            self._check_replaceable(force=True)
+            aside = self._folder.with_suffix(".replaced")
+            try:
+                self.target.rename(aside)
+                self._folder.rename(self.target)
+            except BaseException:
+                if aside.exists() and not os.path.lexists(self.target):
+                    aside.rename(self.target)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+        self._folder = Path()
+        _sync(self.target.parent)
+
+    def _check_replaceable(self, *, force: bool) -> None:
+        if not force:
+            raise CaptureError(
+                f"{self.target} already exists",
+                path=self.target,
+                hint="choose another name, or replace it with --force",
+            )
+        if self.target.is_symlink() or not self.target.is_dir():
+            problem = "it is no directory"
+        else:
+            inside = {entry.name for entry in self.target.iterdir()}
+            foreign = sorted(inside - FILE_NAMES)
+            if not inside or (not foreign and MANIFEST in inside):
+                return
+            problem = f"it holds {foreign[0]!r}" if foreign else f"it has no {MANIFEST}"
+        raise CaptureError(
+            f"{self.target} is no capture, so it is not replaced: {problem}",
+            path=self.target,
+            hint="choose another name; only a capture is ever replaced",
+        )
+
+    def _failed(self, error: OSError) -> CaptureError:
+        return CaptureError(
+            f"cannot write {self.target}: {error.strerror or error}",
+            path=self.target,
+            hint=_HINTS.get(error.errno or 0, "nothing was left behind; choose another place"),
+        )
+
+
+_HINTS = {
+    errno.ENOSPC: "nothing was left behind; free some space, or choose another place",
+    errno.EDQUOT: "nothing was left behind; free some space, or choose another place",
+    errno.ENOENT: "create the folder that it should lie in first",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+}
+
+
+class OutFile(io.RawIOBase):
+    """A file that counts and hashes what is written to it.
+
+    `write` never raises: the first failure is kept in `error` and later writes do nothing,
+    because the Parquet writer cannot bear an exception. `finish` raises it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+        self.error: BaseException | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        try:
+            rest = memoryview(data)
+            while rest and self.error is None:
+                done = _write(self._fd, rest)
+                self._hash.update(rest[:done])
+                self.size_bytes += done
+                rest = rest[done:]
+        except BaseException as error:  # also KeyboardInterrupt: raised by `finish`
+            self.error = self.error or error
+        return len(data)
+
+    def finish(self) -> None:
+        """Flush to the disk and close. Raises what `write` met."""
+        if self.error is not None:
+            raise self.error
+        os.fsync(self._fd)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close without a promise about the contents."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that was written, as hexadecimal text."""
+        return self._hash.hexdigest()
+
+
+def _write(fd: int, data: memoryview) -> int:
+    """Every byte of a capture passes here."""
+    return os.write(fd, data)
+
+
+def _sync(folder: Path) -> None:
+    """Make a directory's entries durable; best effort, as not every file system can."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

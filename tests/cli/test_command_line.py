@@ -1,0 +1,187 @@
+"""The command line as a whole: exit codes, errors with hints, streams, and no tracebacks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import worlds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memdesc.cli import COMMANDS, main
+from memdesc.kernels.kpageflags import word_of
+from memdesc.sources import kpage
+
+FREE = word_of(["BUDDY"])
+ANON = word_of(["UPTODATE", "LRU", "MMAP", "ANON", "SWAPBACKED", "OWNER_2"])
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> str:
+    return str(worlds.write_words(tmp_path / "flags.bin", [FREE] * 6 + [ANON] * 2))
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_own_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("memdesc 0.")
+
+
+def test_data_goes_to_stdout_as_json(raw: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ledger", "--source", raw, "--kernel", "7.2", "--json"]) == 0
+    captured = capsys.readouterr()
+    value = json.loads(captured.out)
+    assert captured.err == ""
+    assert value["schema"] == "memdesc-ledger/1"
+    assert value["frames_present"] == 8
+    assert {row["type"]: row["frames"] for row in value["rows"]} == {"free": 6, "anon": 2}
+
+
+def test_what_takes_any_number_of_places(raw: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["what", "0x0", "phys:0x6000", "--source", raw, "--kernel", "7.2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["type"] for row in rows] == ["free", "anon"]
+    assert [row["pfn"] for row in rows] == [0, 6]
+
+
+def test_kpagecount_beside_a_raw_file(
+    raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = worlds.write_words(tmp_path / "counts.bin", [0] * 6 + [1, 5])
+    code = main(
+        ["what", "7", "--source", raw, "--kpagecount", str(counts), "--kernel", "7.2", "--json"]
+    )
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["mapcount"] == 5
+
+
+ERRORS: list[tuple[list[str], str, str]] = [
+    (["bogus"], "unknown command", "memdesc --help"),
+    (["leger"], "unknown command", "did you mean `memdesc ledger`"),
+    (["what"], "required", "memdesc what --help"),
+    (["what", "zz", "--source", "RAW"], "not a place", "phys:0x"),
+    (["what", "0x99", "--source", "RAW"], "outside the map", "phys:0x"),
+    (["what", "1:0x1000", "--source", "RAW"], "does not know processes", "0x..."),
+    (["who", "--source", "RAW"], "does not say who maps", "live"),
+    (["ledger", "--source", "/nowhere"], "cannot open /nowhere", "--source takes"),
+    (["ledger", "--source", "ODD"], "ends in the middle of a word", "copy it again"),
+    (["ledger", "--source", "ELF"], "crash dump", "raw kpageflags"),
+    (["ledger", "--source", "RAW", "--kernel", "new"], "not a kernel release", "uname -r"),
+    (["ledger", "--source", "RAW", "--kpagecount", "ODD"], "middle of a word", "copy it again"),
+    (["ledger", "--source", "RAW", "--by", "cgroup"], "cgroups are not visible", "no cgroups"),
+    (["ledger", "--source", "live", "--kernel", "6.1"], "raw kpageflags file only", "both"),
+    (["ledger", "--source", "bundled:none"], "none", "debian-6.12"),
+    (["ledger", "--by", "colour"], "invalid choice", "memdesc ledger --help"),
+    (["ledger", "--source", "EMPTYDIR"], "manifest", ""),
+    (["ledger", "--source", "live:struct"], "not part of this version", "live:proc"),
+]
+
+
+@pytest.mark.parametrize(("words", "message", "hint"), ERRORS, ids=lambda v: str(v)[:40])
+def test_errors_are_two_lines_and_exit_2(
+    words: list[str],
+    message: str,
+    hint: str,
+    raw: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "odd").write_bytes(b"x" * 13)
+    (tmp_path / "elf").write_bytes(b"\x7fELF" + b"\0" * 60)
+    (tmp_path / "empty").mkdir()
+    stands_for = {
+        "RAW": raw,
+        "ODD": str(tmp_path / "odd"),
+        "ELF": str(tmp_path / "elf"),
+        "EMPTYDIR": str(tmp_path / "empty"),
+    }
+    assert main([stands_for.get(word, word) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    if hint:
+        assert "\nhint: " in captured.err
+        assert hint in captured.err
+
+
+def test_an_interrupt_ends_with_130(
+    raw: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kpage.PageFile, "read_into", interrupt)
+    assert main(["ledger", "--source", raw]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_a_read_error_in_the_middle_names_the_frame(
+    raw: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_args: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    assert main(["ledger", "--source", raw]) == 2
+    assert "Input/output error" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(raw: str) -> None:
+    command = f"{sys.executable} -m memdesc ledger --source {raw} --by flags | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_no_colour_when_asked(raw: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "memdesc", "ledger", "--source", raw],
+        env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\x1b[" not in done.stdout
+
+
+WORD = st.sampled_from(
+    ["what", "who", "ledger", "diff", "doctor", "--json", "--by", "--source", "0x1", "phys:0x1"]
+) | st.text(min_size=1, max_size=8).filter(lambda text: "\0" not in text)
+
+
+@given(words=st.lists(WORD, max_size=5))
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_no_words_give_a_traceback(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    raw = worlds.write_words(tmp_path_factory.mktemp("w") / "flags.bin", [FREE, ANON])
+    try:
+        code = main(["ledger", "--source", str(raw), *words])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code in (0, 1, 2)

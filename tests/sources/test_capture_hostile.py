@@ -1,0 +1,600 @@
+"""A capture from anywhere: whatever is wrong with it is one clear CaptureError."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from arro3.core import Array, DataType, Field, RecordBatch, Schema
+from arro3.io import write_parquet
+from captures import (
+    assert_clear,
+    attribution,
+    forge,
+    manifest,
+    read_all,
+    table_bytes,
+    world,
+    write_manifest,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memdesc.errors import CaptureError
+from memdesc.map.extents import MemoryMap
+from memdesc.sources import capture_read
+from memdesc.sources.capture import Capture
+from memdesc.sources.capture_format import SCHEMA, TABLE_COLUMNS
+from memdesc.sources.capture_write import write_capture
+from memdesc.sources.parquet_guard import read_struct
+from memdesc.sources.tables import BATCH_ROWS, read_batches
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A capture with everything, made once."""
+    folder = tmp_path_factory.mktemp("pristine")
+    source = world(folder / "world")
+    write_capture(folder / "capture", source.scan(), attribution=attribution(), names=True)
+    return folder / "capture"
+
+
+@pytest.fixture
+def capture(pristine: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "capture"))
+
+
+def refused(path: Path) -> CaptureError:
+    error = read_all(path)
+    assert isinstance(error, CaptureError), "it was read"
+    return error
+
+
+def extents(path: Path) -> dict[str, Any]:
+    """The columns of the extents, to be changed and forged."""
+    name = path / "extents.parquet"
+    with name.open("rb") as file:
+        return dict(next(read_batches(file, TABLE_COLUMNS["extents"])))
+
+
+def forge_extents(
+    path: Path, batch: Mapping[str, Any], columns: Mapping[str, str] = TABLE_COLUMNS["extents"]
+) -> None:
+    rows = len(next(iter(batch.values())))
+    data = table_bytes(path.parent / "forged", columns, batch)
+    forge(path, "extents.parquet", data, rows=rows, columns=dict(columns))
+    value = manifest(path)
+    value["counts"]["extents"] = rows
+    write_manifest(path, value)
+
+
+# --- the manifest ------------------------------------------------------------------------
+
+
+def test_there_is_no_capture(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing", Path(os.devnull)):
+        with pytest.raises(CaptureError) as caught:
+            Capture(path)
+        assert_clear(caught.value)
+        assert "directory with a manifest.json" in caught.value.hint
+
+
+@pytest.mark.parametrize("schema", ["memdesc-capture/2", "other/1", None, 1, [], "x" * 10_000])
+def test_another_schema_is_named(capture: Path, schema: Any) -> None:
+    write_manifest(capture, {**manifest(capture), "schema": schema})
+    error = refused(capture)
+    assert SCHEMA in str(error)
+    assert "update" in error.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{}" * 2,
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"schema":"\\ud800"}',
+        b"1" * 100_000,
+        b'{"schema":"memdesc-capture/1"}',
+        b" " * (1 << 20) + b"{}",
+        b"[" + b"[]," * 300_000 + b"1]",
+    ],
+    ids=range(13),
+)
+def test_a_manifest_that_is_none(capture: Path, text: bytes) -> None:
+    (capture / "manifest.json").write_bytes(text)
+    refused(capture)
+
+
+def changes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = [path] if path else []
+    for key, part in items if isinstance(value, dict | list) else ():
+        found += changes(part, (*path, key)) if isinstance(part, dict | list) else [(*path, key)]
+    return found
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_change_of_the_manifest(pristine: Path, tmp_path: Path, data: st.DataObject) -> None:
+    shutil.copytree(pristine, tmp_path / "capture", dirs_exist_ok=True)
+    value = manifest(pristine)
+    *place, last = data.draw(st.sampled_from(changes(value)))
+    parent = value
+    for key in place:
+        parent = parent[key]
+    odd = [None, -1, 0, 1, 2**52, 2**52 + 1, 2**63, 2**70, 10**400, 1e308, float("nan"), True]
+    if data.draw(st.booleans()):
+        del parent[last]
+    else:
+        parent[last] = data.draw(
+            st.sampled_from([*odd, "", "x", "../../etc/passwd", "x" * 9999, [], {}, [[]], {"a": 1}])
+        )
+    write_manifest(tmp_path / "capture", value)
+    read_all(tmp_path / "capture")
+
+
+def test_files_have_fixed_names(capture: Path) -> None:
+    good = manifest(capture)
+    for name in ("../outside.parquet", "/etc/passwd", "manifest.json", "other.parquet", "a/b"):
+        value = {**good, "files": dict(good["files"])}
+        value["files"][name] = value["files"].pop("facts.parquet", {})
+        write_manifest(capture, value)
+        assert "no capture has" in str(refused(capture))
+
+
+# --- files -------------------------------------------------------------------------------
+
+
+def tables(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.name != "manifest.json")
+
+
+def test_a_missing_file(pristine: Path, tmp_path: Path) -> None:
+    for name in tables(pristine):
+        copy = Path(shutil.copytree(pristine, tmp_path / name))
+        (copy / name).unlink()
+        error = refused(copy)
+        assert name in error.path
+        assert "missing" in error.hint
+
+
+def test_a_truncated_or_longer_file(pristine: Path, tmp_path: Path) -> None:
+    for name in tables(pristine):
+        data = (pristine / name).read_bytes()
+        copy = Path(shutil.copytree(pristine, tmp_path / name))
+        for damaged in (b"", data[:-1], data[: len(data) // 2], data + b"\0"):
+            (copy / name).write_bytes(damaged)
+            assert "bytes" in str(refused(copy))
+
+
+def link_outside(path: Path) -> None:
+    moved = path.parent.parent / "moved"
+    shutil.move(path, moved)
+    path.symlink_to(moved)
+
+
+def hard_place(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        link_outside,
+        hard_place(lambda path: path.symlink_to("/dev/zero")),
+        hard_place(lambda path: path.symlink_to(path.name)),
+        hard_place(lambda path: path.mkdir()),
+        hard_place(os.mkfifo),
+    ],
+    ids=["link", "link to a device", "link to itself", "folder", "pipe"],
+)
+@pytest.mark.parametrize("name", ["manifest.json", "machine.json", "extents.parquet"])
+def test_only_regular_files_are_opened(
+    capture: Path, name: str, trick: Callable[[Path], None]
+) -> None:
+    trick(capture / name)
+    assert name in str(refused(capture))
+
+
+def test_other_files_are_left_alone(capture: Path) -> None:
+    (capture / "README.md").write_text("mine")
+    (capture / "more.parquet").symlink_to("/dev/zero")
+    assert not isinstance(read_all(capture), CaptureError)
+
+
+# --- tables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("change", ["missing", "extra", "renamed", "order", "type", "text"])
+def test_columns_are_exactly_those(capture: Path, change: str, declared: bool) -> None:
+    batch: dict[str, Any] = extents(capture)
+    columns = dict(TABLE_COLUMNS["extents"])
+    match change:
+        case "missing":
+            del columns["nr_pages"]
+        case "extra":
+            columns["pid"], batch["pid"] = "int64", batch["pfn_start"]
+        case "renamed":
+            columns["length"], batch["length"] = columns.pop("nr_pages"), batch["nr_pages"]
+        case "order":
+            columns["nr_pages"] = columns.pop("nr_pages")
+        case "type":
+            columns["fact"] = "int32"
+        case "text":
+            columns["fact"], batch["fact"] = "string", [str(code) for code in batch["fact"]]
+    forge_extents(capture, {name: batch[name] for name in columns}, columns)
+    if not declared:
+        value = manifest(capture)
+        value["files"]["extents.parquet"]["columns"] = dict(TABLE_COLUMNS["extents"])
+        write_manifest(capture, value)
+    if change == "order" and declared:
+        assert "mapcount" in str(read_all(capture)) or True
+    else:
+        assert "column" in str(refused(capture))
+
+
+def test_nulls_are_refused(capture: Path) -> None:
+    fields, arrays = [], []
+    types = {"int64": DataType.int64(), "uint16": DataType.uint16(), "uint32": DataType.uint32()}
+    for name, kind in TABLE_COLUMNS["extents"].items():
+        values: list[int | None] = extents(capture)[name].tolist()
+        values[1] = None
+        fields.append(Field(name, types[kind], nullable=True))
+        arrays.append(Array(values, type=types[kind]))
+    out = io.BytesIO()
+    write_parquet(RecordBatch.from_arrays(arrays, schema=Schema(fields)), out)
+    forge(capture, "extents.parquet", out.getvalue())
+    refused(capture)
+
+
+def gap(rows: dict[str, Any]) -> None:
+    rows["pfn_start"][5:] += 1
+
+
+def overlap(rows: dict[str, Any]) -> None:
+    rows["nr_pages"][3] += 1
+
+
+def falling(rows: dict[str, Any]) -> None:
+    rows["pfn_start"][[3, 4]] = rows["pfn_start"][[4, 3]]
+
+
+def empty_extent(rows: dict[str, Any]) -> None:
+    rows["nr_pages"][0] = 0
+
+
+def negative(rows: dict[str, Any]) -> None:
+    rows["nr_pages"][0], rows["pfn_start"][0] = rows["nr_pages"][0] + 5, -5
+
+
+def late_start(rows: dict[str, Any]) -> None:
+    rows["pfn_start"][0] += 1
+    rows["nr_pages"][0] -= 1
+
+
+def early_end(rows: dict[str, Any]) -> None:
+    for name in rows:
+        rows[name] = rows[name][:-1]
+
+
+def late_end(rows: dict[str, Any]) -> None:
+    rows["nr_pages"][-1] += 1
+
+
+def overflow(rows: dict[str, Any]) -> None:
+    rows["nr_pages"][:] = 2**62
+    rows["pfn_start"] = np.arange(rows["nr_pages"].size, dtype=np.uint64).astype(np.int64) << 62
+
+
+def unknown_fact(rows: dict[str, Any]) -> None:
+    rows["fact"][7] = 60_000
+
+
+def unknown_cgroup(rows: dict[str, Any]) -> None:
+    rows["cgroup"][7] = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        gap,
+        overlap,
+        falling,
+        empty_extent,
+        negative,
+        late_start,
+        early_end,
+        late_end,
+        overflow,
+        unknown_fact,
+        unknown_cgroup,
+    ],
+)
+def test_extents_that_make_no_map(capture: Path, damage: Callable[[dict[str, Any]], None]) -> None:
+    rows = {name: np.array(values) for name, values in extents(capture).items()}
+    damage(rows)
+    forge_extents(capture, rows)
+    assert "extents" in refused(capture).path
+    for ask in (Capture.totals, Capture.map, Capture.verify):
+        with pytest.raises(CaptureError):
+            ask(Capture(capture))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("type", "gold"),
+        ("type", ""),
+        ("type", "anon|"),
+        ("rule", "because"),
+        ("certainty", "sure"),
+        ("fact", 3),
+    ],
+)
+def test_facts_that_do_not_exist(capture: Path, column: str, value: Any) -> None:
+    with (capture / "facts.parquet").open("rb") as file:
+        rows: dict[str, Any] = {
+            name: list(values)
+            for name, values in next(read_batches(file, TABLE_COLUMNS["facts"])).items()
+        }
+    rows[column][0] = value
+    data = table_bytes(capture.parent / "forged", TABLE_COLUMNS["facts"], rows)
+    forge(capture, "facts.parquet", data)
+    assert "facts" in refused(capture).path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"processes": {"pid": [1, 1]}},
+        {"vmas": {"process": [0, 1, 7]}},
+        {"vmas": {"start": [4096, 8192, 1]}},
+        {"mappings": {"vma": [0, 1, 99]}},
+        {"mappings": {"nr_pages": [1, 2, -4]}},
+    ],
+)
+def test_processes_that_make_no_sense(capture: Path, change: Any) -> None:
+    ((table, columns),) = change.items()
+    kinds = manifest(capture)["files"][f"{table}.parquet"]["columns"]
+    with (capture / f"{table}.parquet").open("rb") as file:
+        rows = next(read_batches(file, kinds))
+    data = table_bytes(capture.parent / "forged", kinds, {**rows, **columns})
+    forge(capture, f"{table}.parquet", data)
+    assert isinstance(Capture(capture).map(), MemoryMap)
+    refused(capture)
+
+
+def test_a_machine_that_makes_no_sense(capture: Path) -> None:
+    good = json.loads((capture / "machine.json").read_text())
+    zone = good["zones"][0]
+    for change in (
+        {"zones": [zone] * 2000},
+        {"zones": [{**zone, "pfn_start": 2**63}]},
+        {"iomem": [{"phys_start": 5, "phys_end": 1, "name": "x"}]},
+        {"iomem": [{"phys_start": 1, "phys_end": 5, "name": "x"}] * 5000},
+        {"time_unix_s": 1e999},
+        {"time_unix_s": 10**400},
+        {"hostname": "\ud800"},
+        {"section_pages": 3},
+        {"cgroups": {"-1": "x"}},
+        {"release": "\0" * 100_000},
+    ):
+        forge(capture, "machine.json", json.dumps({**good, **change}).encode())
+        assert "machine" in refused(capture).path, change
+
+
+# --- bombs -------------------------------------------------------------------------------
+
+READ_SMALL = """
+import resource, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from captures import read_all
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+answer = read_all(Path({path!r}))
+assert isinstance(answer, Exception), answer
+print(answer)
+"""
+
+
+def refused_in_little_memory(path: Path) -> str:
+    """Read in a process that may not have more than 1 GiB of address space."""
+    code = READ_SMALL.format(paths=[entry for entry in sys.path if entry], path=str(path))
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def parquet(columns: Mapping[str, Any], **options: Any) -> bytes:
+    arrays = [
+        Array(values, type=DataType.utf8())
+        if isinstance(values, list)
+        else Array.from_numpy(np.asarray(values))
+        for values in columns.values()
+    ]
+    fields = [
+        Field(name, array.type, nullable=False) for name, array in zip(columns, arrays, strict=True)
+    ]
+    out = io.BytesIO()
+    batch = RecordBatch.from_arrays(arrays, schema=Schema(fields))
+    write_parquet(batch, out, compression="zstd(3)", skip_arrow_metadata=True, **options)
+    return out.getvalue()
+
+
+def test_a_page_that_decompresses_without_end(capture: Path) -> None:
+    count = 10_000_000
+    zeros = {name: np.zeros(count, kind) for name, kind in TABLE_COLUMNS["extents"].items()}
+    data = parquet(
+        zeros,
+        dictionary_enabled=False,
+        encoding="plain",
+        data_page_size_limit=1 << 30,
+        data_page_row_count_limit=1 << 30,
+        write_batch_size=1 << 30,
+        max_row_group_size=1 << 30,
+    )
+    assert len(data) < 50_000
+    forge(capture, "extents.parquet", data, rows=count)
+    value = manifest(capture)
+    value["counts"] |= {"extents": count, "pfn_end": count, "frames": count}
+    write_manifest(capture, value)
+    assert "absurd size" in refused_in_little_memory(capture)
+
+
+def test_more_rows_than_a_map_can_have(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 1_000_000
+    rows = {name: np.zeros(count, kind) for name, kind in TABLE_COLUMNS["extents"].items()}
+    rows["pfn_start"] = np.arange(count)
+    rows["nr_pages"] += 1
+    forge_extents(capture, rows)
+    value = manifest(capture)
+    value["counts"] |= {"pfn_end": count, "frames": count}
+    write_manifest(capture, value)
+    assert not isinstance(read_all(capture), CaptureError)
+    monkeypatch.setattr(capture_read, "_MAX_ROWS_ALWAYS", count - 1)
+    monkeypatch.setattr(capture_read, "_MAX_ROWS_PER_BYTE", 2)
+    assert "cannot be a map" in str(refused(capture))
+
+
+def test_a_text_that_is_repeated_without_end(capture: Path) -> None:
+    count = 200
+    rows = {
+        "cgroup": np.arange(count, dtype=np.uint32),
+        "inode": np.arange(count, dtype=np.uint64),
+        "path": ["x" * 1_000_000] * count,
+    }
+    data = parquet(rows, dictionary_page_size_limit=1 << 24)
+    assert len(data) < 200_000
+    forge(capture, "cgroups.parquet", data, rows=count)
+    value = manifest(capture)
+    value["counts"]["cgroups"] = count
+    write_manifest(capture, value)
+    assert "unexpected kind" in refused_in_little_memory(capture)
+
+
+def test_more_text_than_anybody_needs(capture: Path) -> None:
+    count = 300
+    rows = {
+        "cgroup": np.arange(count, dtype=np.uint32),
+        "inode": np.arange(count, dtype=np.uint64),
+        "path": ["x" * 1_000_000] * count,
+    }
+    data = parquet(rows, dictionary_enabled=False)
+    forge(capture, "cgroups.parquet", data, rows=count)
+    value = manifest(capture)
+    value["counts"]["cgroups"] = count
+    write_manifest(capture, value)
+    assert "texts are larger" in refused_in_little_memory(capture)
+
+
+def test_json_that_grows(capture: Path) -> None:
+    good = json.loads((capture / "machine.json").read_text())
+    text = json.dumps(good)[:-1] + ', "x": [' + "[]," * 20_000_000 + "1]}"
+    forge(capture, "machine.json", text.encode())
+    assert "too" in refused_in_little_memory(capture)
+
+
+def test_counts_that_would_fill_memory(capture: Path) -> None:
+    value = manifest(capture)
+    value["counts"] |= {"extents": 2**45, "pfn_end": 2**50, "frames": 2**50}
+    value["files"]["extents.parquet"]["rows"] = 2**45
+    write_manifest(capture, value)
+    assert "rows" in refused_in_little_memory(capture)
+
+
+# --- random damage -----------------------------------------------------------------------
+
+
+@st.composite
+def damages(draw: st.DrawFn, data: bytes) -> bytes:
+    """`data` with a few bytes changed, cut out or put in; or cut short."""
+    result = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(0, len(result) - 1)))
+        match draw(st.integers(0, 3)):
+            case 0 if result:
+                result[place] ^= 1 << draw(st.integers(0, 7))
+            case 1 if result:
+                result[place] = draw(st.integers(0, 255))
+            case 2:
+                del result[place : place + draw(st.integers(1, 20))]
+            case _:
+                result[place:place] = draw(st.binary(min_size=1, max_size=8))
+    return bytes(result[: draw(st.integers(0, len(result)))] if draw(st.booleans()) else result)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_accidental_damage_is_always_seen(
+    pristine: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    copy = Path(shutil.copytree(pristine, tmp_path / "capture", dirs_exist_ok=True))
+    name = data.draw(st.sampled_from(tables(pristine)))
+    before = (pristine / name).read_bytes()
+    after = data.draw(damages(before))
+    (copy / name).write_bytes(after)
+    assert isinstance(read_all(copy), CaptureError) == (after != before)
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_forged_damage_is_refused_or_a_map(
+    pristine: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """Size and hash agree with the damage: the checks behind them stand alone."""
+    copy = Path(shutil.copytree(pristine, tmp_path / "capture", dirs_exist_ok=True))
+    name = data.draw(st.sampled_from(tables(pristine)))
+    forge(copy, name, data.draw(damages((pristine / name).read_bytes())))
+    read_all(copy)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_struct_or_an_error(data: bytes) -> None:
+    try:
+        fields, end = read_struct(data)
+    except (CaptureError, IndexError, KeyError, TypeError):
+        return
+    assert end <= len(data)
+    assert isinstance(fields, dict)
+
+
+def test_a_rust_panic_is_a_capture_error(capture: Path) -> None:
+    """The decoder's panic derives from BaseException; it must not end the program."""
+    footer_of_nothing = b"PAR1" + b"\x15\x02" * 50 + b"\x00" + (101).to_bytes(4, "little") + b"PAR1"
+    path = capture.parent / "odd.parquet"
+    path.write_bytes(footer_of_nothing)
+    with path.open("rb") as file, pytest.raises(CaptureError):
+        next(read_batches(file, {"x": "int64"}))
+
+
+def test_batches_are_bounded(tmp_path: Path) -> None:
+    rows = 3 * BATCH_ROWS
+    data = table_bytes(tmp_path / "table", {"x": "int64"}, {"x": np.arange(rows)})
+    with io.BytesIO(data) as file:
+        sizes = [len(batch["x"]) for batch in read_batches(file, {"x": "int64"})]
+    assert max(sizes) <= BATCH_ROWS
+    assert sum(sizes) == rows
