@@ -1,15 +1,17 @@
 """Large recorded kpageflags files for benchmarks, made from a small seed that a real machine gave.
 
-``seed_runs.npz`` holds runs (flag word, length) of 32 MiB windows of one live map, and nothing else: no names, no
-frame numbers. Two files grow from it, of any number of frames, the same bytes for the same arguments:
+``seed_runs.npz`` holds runs (flag word, length) of 32 MiB windows of one live map, and nothing
+else: no names, no frame numbers. Two files grow from it, of any number of frames, the same bytes
+for the same arguments:
 
-* `tile`: the seed's map repeated. It keeps the real order of frames and the long stretches that nobody has touched
-  (flag word 0), so a scanner that is good at repetition looks good here.
-* `dense`: a full machine without long repetition, the honest input. The untouched stretches are taken out; what is
-  left is cut into *blocks*, each of 2^order frames and aligned to its size (a folio with its head and tails, a free
-  buddy block; a run of single frames is cut at the same borders), and a Markov chain of order 1 walks over them. The
-  chain's state is (flag word and order of the last block, alignment of the next frame); each next block is one that
-  followed the same state in the seed. So it always fits: heads keep their 2^order - 1 tails, nothing is padded.
+* `tile`: the seed's map repeated. It keeps the real order of frames and the long stretches that
+  nobody has touched (flag word 0), so a scanner that is good at repetition looks good here.
+* `dense`: a full machine without long repetition, the honest input. The untouched stretches are
+  taken out; what is left is cut into *blocks*, each of 2^order frames and aligned to its size (a
+  folio with its head and tails, a free buddy block; a run of single frames is cut at the same
+  borders), and a Markov chain of order 1 walks over them. The chain's state is (flag word and order
+  of the last block, alignment of the next frame); each next block is one that followed the same
+  state in the seed. So it always fits: heads keep their 2^order - 1 tails, nothing is padded.
 
     python benchmarks/inputs.py dense out.bin --frames 67108864
     python benchmarks/inputs.py record           # make a new seed from this machine (root)
@@ -36,10 +38,12 @@ SEED_FILE = Path(__file__).with_name("seed_runs.npz")
 WINDOW = 8192
 """Frames of one recorded window; a multiple of the largest block, so no window cuts one."""
 UNTOUCHED = 512
-"""A run of flag word 0 of this length or more is memory that nobody has initialised; `dense` leaves it out."""
+"""A run of flag word 0 of this length or more is memory that nobody has initialised; `dense` leaves
+it out."""
 MAX_ORDER = 10
 REGION = 1 << 16
-"""Frames that one chain fills; 1024 chains run side by side, as numpy needs long vectors to be quick."""
+"""Frames that one chain fills; 1024 chains run side by side, as numpy needs long vectors to be
+quick."""
 CHAINS = 1024
 SLICE = 1 << 20
 """Frames written at a time."""
@@ -50,7 +54,8 @@ _BUDDY, _HEAD, _TAIL = (np.uint64(1 << bit) for bit in (10, 15, 16))
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """A map as runs: `words[i]` for `lengths[i]` frames; neighbours may be equal at a window's edge."""
+    """A map as runs: `words[i]` for `lengths[i]` frames; neighbours may be equal at a window's
+    edge."""
 
     words: Words
     lengths: Ints
@@ -74,16 +79,21 @@ def load_seed(file: Path = SEED_FILE) -> Runs:
 
 
 def record_seed(flags: Words, file: Path = SEED_FILE, runs: int = 65_536, seed: int = 1) -> Runs:
-    """Record windows of a real map, drawn evenly until there are about `runs` runs, in the map's order."""
+    """Record windows of a real map, drawn evenly until there are about `runs` runs, in the map's
+    order."""
     windows = flags[: flags.size // WINDOW * WINDOW].reshape(-1, WINDOW)
     order = np.random.default_rng(seed).permutation(len(windows))
     cost = np.count_nonzero(windows[:, 1:] != windows[:, :-1], axis=1) + 1
     chosen = np.sort(order[: np.searchsorted(np.cumsum(cost[order]), runs) + 1]).tolist()
     parts = [runs_of(windows[window]) for window in chosen]
-    joined = Runs(np.concatenate([p.words for p in parts]), np.concatenate([p.lengths for p in parts]))
+    joined = Runs(
+        np.concatenate([p.words for p in parts]), np.concatenate([p.lengths for p in parts])
+    )
     kinds, codes = np.unique(joined.words, return_inverse=True)
     narrow = np.uint8 if kinds.size <= 256 else np.uint16
-    np.savez_compressed(file, words=kinds, codes=codes.astype(narrow), lengths=joined.lengths.astype(np.uint16))
+    np.savez_compressed(
+        file, words=kinds, codes=codes.astype(narrow), lengths=joined.lengths.astype(np.uint16)
+    )
     return joined
 
 
@@ -97,7 +107,8 @@ def tile(frames: int, seed: Runs | None = None) -> Iterator[Words]:
 
 
 def dense(frames: int, seed: Runs | None = None, number: int = 1) -> Iterator[Words]:
-    """Yield `frames` flag words in pieces of at most `SLICE`: a full map drawn by the chain, `number` its seed."""
+    """Yield `frames` flag words in pieces of at most `SLICE`: a full map drawn by the chain,
+    `number` its seed."""
     chain = _Chain.learn(seed or load_seed())
     random = np.random.default_rng(number)
     while frames > 0:
@@ -114,7 +125,8 @@ def dense(frames: int, seed: Runs | None = None, number: int = 1) -> Iterator[Wo
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """The seed cut into blocks: each is `runs` runs from run `first` on, `size` frames, begun at `start`."""
+    """The seed cut into blocks: each is `runs` runs from run `first` on, `size` frames, begun at
+    `start`."""
 
     runs: Runs
     first: Ints
@@ -125,7 +137,8 @@ class _Blocks:
 
 
 def _cut(runs: Runs) -> _Blocks:
-    """Cut runs into blocks; what is torn (a tail without a head, a folio of odd size) and untouched falls out."""
+    """Cut runs into blocks; what is torn (a tail without a head, a folio of odd size) and untouched
+    falls out."""
     words: list[int] = []
     lengths: list[int] = []
     rows: list[tuple[int, int, int, int, int]] = []
@@ -150,7 +163,12 @@ def _cut(runs: Runs) -> _Blocks:
                 position += source_lengths[index]
                 index += 1
             size = position - here
-            if length == 1 and size & (size - 1) == 0 and here % size == 0 and size <= 1 << MAX_ORDER:
+            if (
+                length == 1
+                and size & (size - 1) == 0
+                and here % size == 0
+                and size <= 1 << MAX_ORDER
+            ):
                 add(parts, here, size.bit_length() - 1)
         elif not word & tail and not (word == 0 and length >= UNTOUCHED):
             # A free block may begin with one frame of another word (reported to the host): it stays with its rest.
@@ -164,7 +182,11 @@ def _cut(runs: Runs) -> _Blocks:
                 while 1 << order > position - here:
                     order -= 1
                 size = 1 << order
-                add([(word, 1), (rest, size - 1)] if joined and size > 1 else [(word, size)], here, order)
+                add(
+                    [(word, 1), (rest, size - 1)] if joined and size > 1 else [(word, size)],
+                    here,
+                    order,
+                )
                 word, joined = (rest, False) if joined else (word, False)
                 here += size
     table = np.array(rows, dtype=np.int64).T
@@ -203,11 +225,14 @@ class _Chain:
             empty = row == 0
             row[empty], place[empty] = rows[-1, empty], places[-1, empty]
         if not many.all():
-            raise ValueError("the seed has no block of a single frame at an odd place: record a larger one")
+            raise ValueError(
+                "the seed has no block of a single frame at an odd place: record a larger one"
+            )
         return cls(blocks, kind, successors, low, many)
 
     def walk(self, chains: int, random: np.random.Generator) -> tuple[Ints, Ints]:
-        """Fill `chains` regions; return blocks and the chain that each belongs to, in the order of the chains."""
+        """Fill `chains` regions; return blocks and the chain that each belongs to, in the order of
+        the chains."""
         position = np.zeros(chains, np.int64)
         kind = random.choice(self.kind, chains, p=self.blocks.size / self.blocks.size.sum())
         alive = np.arange(chains)
@@ -215,7 +240,9 @@ class _Chain:
         owner: list[NDArray[np.uint16]] = []
         while alive.size:
             state = kind * _GRAINS + _alignment(position)
-            pick = self.successors[self.low[state] + (random.random(alive.size) * self.many[state]).astype(np.int64)]
+            pick = self.successors[
+                self.low[state] + (random.random(alive.size) * self.many[state]).astype(np.int64)
+            ]
             chosen.append(pick.astype(np.int32))
             owner.append(alive.astype(np.uint16))
             position = position + self.blocks.size[pick]
@@ -231,7 +258,9 @@ class _Chain:
         """Write out the frames of blocks."""
         count = self.blocks.count[chosen]
         ends = np.cumsum(count)
-        index = np.arange(int(ends[-1])) + np.repeat(self.blocks.first[chosen] - ends + count, count)
+        index = np.arange(int(ends[-1])) + np.repeat(
+            self.blocks.first[chosen] - ends + count, count
+        )
         return np.repeat(self.blocks.runs.words[index], self.blocks.runs.lengths[index])
 
 
@@ -243,7 +272,8 @@ def _alignment(position: Ints) -> Ints:
 
 
 def write(file: Path, pieces: Iterator[Words]) -> int:
-    """Write pieces as page-types and memdesc read them (little-endian u64 per frame); return the frames written."""
+    """Write pieces as page-types and memdesc read them (little-endian u64 per frame); return the
+    frames written."""
     frames = 0
     with file.open("wb", buffering=0) as out:
         for piece in pieces:
@@ -258,21 +288,29 @@ def main() -> int:
     """Write a file, or record the seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kind", choices=("tile", "dense", "record"))
-    parser.add_argument("file", type=Path, nargs="?", help="what to write (the seed file when recording)")
+    parser.add_argument(
+        "file", type=Path, nargs="?", help="what to write (the seed file when recording)"
+    )
     parser.add_argument("--frames", type=int, default=1 << 26, help="default: %(default)s (0.5 GB)")
     parser.add_argument("--number", type=int, default=1, help="the random number generator's seed")
-    parser.add_argument("--kpageflags", type=Path, default=Path("/proc/kpageflags"), help="the map to record")
+    parser.add_argument(
+        "--kpageflags", type=Path, default=Path("/proc/kpageflags"), help="the map to record"
+    )
     given = parser.parse_args()
     if given.kind == "record":
         with given.kpageflags.open("rb", buffering=0) as live:
             raw = b"".join(iter(lambda: os.read(live.fileno(), 1 << 20), b""))
         seed = record_seed(np.frombuffer(raw, "<u8"), given.file or SEED_FILE, seed=given.number)
-        print(f"{seed.words.size} runs of {seed.frames} frames, {np.unique(seed.words).size} flag words")
+        print(
+            f"{seed.words.size} runs of {seed.frames} frames, {np.unique(seed.words).size} flag words"
+        )
         return 0
     if given.file is None:
         parser.error(f"{given.kind}: which file?")
     begin = time.perf_counter()
-    pieces = tile(given.frames) if given.kind == "tile" else dense(given.frames, number=given.number)
+    pieces = (
+        tile(given.frames) if given.kind == "tile" else dense(given.frames, number=given.number)
+    )
     frames = write(given.file, pieces)
     print(f"{frames} frames in {time.perf_counter() - begin:.1f} s")
     return 0

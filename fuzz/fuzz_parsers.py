@@ -71,9 +71,10 @@ def raw(data: bytes) -> None:
     result = RawSource(path, release="6.1.1" if len(data) % 16 else "7.2.1", threads=1).map()
     result.check()
     compounds_of(result)
-    assert ledger(result).frames_present + sum(
-        row.frames for row in ledger(result).not_present
-    ) == len(data) // 8
+    assert (
+        ledger(result).frames_present + sum(row.frames for row in ledger(result).not_present)
+        == len(data) // 8
+    )
     assert np.array_equal(result.words(0, result.pfn_end), np.frombuffer(data, "<u8")) or not data
 
 

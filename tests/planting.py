@@ -93,7 +93,7 @@ def memfd() -> Iterator[int]:
 
 @contextmanager
 def tmpfs_file() -> Iterator[int]:
-    with tempfile.TemporaryFile(dir="/dev/shm") as file:  # noqa: S108 - tmpfs is what is tested
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
         file.write(b"x" * 8 * PAGE)
         file.flush()
         area = mmap.mmap(file.fileno(), 8 * PAGE)

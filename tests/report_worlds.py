@@ -69,7 +69,7 @@ def hostile_attribution() -> Attribution:
     names = list(HOSTILE)
     numbers = np.arange(size, dtype=np.uint64)
     zeros = np.zeros(size, np.uint64)
-    vmas = {name: zeros for name in ("swapped", "guard", "hwpoison", "special", "zero", "no_pfn")}
+    vmas = dict.fromkeys(("swapped", "guard", "hwpoison", "special", "zero", "no_pfn"), zeros)
     return Attribution.from_tables(
         {
             "processes": {

@@ -25,19 +25,22 @@ def main() -> int:
     packages = [package for package, _why in missing.values()]
     if os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(packages)}", file=sys.stderr)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], check=False, env=environment, **quiet)
-        subprocess.run(
-            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
-            check=False,
-            env=environment,
-            **quiet,
-        )
+        _apt("update", "-qq")
+        _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
         missing = {name: value for name, value in missing.items() if shutil.which(name) is None}
     for package, why in missing.values():
         print(f"not installed: {package} ({why}); to get it: apt-get install {package}")
     return 0
+
+
+def _apt(*words: str) -> None:
+    subprocess.run(
+        ["apt-get", *words],
+        check=False,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 if __name__ == "__main__":

@@ -286,8 +286,7 @@ FREE_LIKE = TypeSet.of(MemoryType.FREE, MemoryType.FREE_PCP, MemoryType.DEFERRED
 
 _KERNEL_CORE = TypeSet.of(MemoryType.VMALLOC, MemoryType.KERNEL_STACK).mask
 _KERNEL_ALL = (
-    KERNEL_UNKNOWN
-    | TypeSet.of(MemoryType.PAGE_TABLE, MemoryType.ZSMALLOC, MemoryType.MOVABLE_OPS)
+    KERNEL_UNKNOWN | TypeSet.of(MemoryType.PAGE_TABLE, MemoryType.ZSMALLOC, MemoryType.MOVABLE_OPS)
 ).mask
 
 _FAMILIES: tuple[_Family, ...] = (

@@ -24,7 +24,9 @@ def test_the_three_forms(text: str, place: Place) -> None:
     assert parse_place(text) == place
 
 
-@pytest.mark.parametrize("text", ["", "zz", "0x", "phys:", "phys:zz", ":0x1", "1:", "-1", "0x1 0x2"])
+@pytest.mark.parametrize(
+    "text", ["", "zz", "0x", "phys:", "phys:zz", ":0x1", "1:", "-1", "0x1 0x2"]
+)
 def test_anything_else_gets_a_hint(text: str) -> None:
     with pytest.raises(QuestionError) as raised:
         parse_place(text)

@@ -178,7 +178,9 @@ WORD = st.sampled_from(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_no_words_give_a_traceback(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_words_give_a_traceback(
+    words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     raw = worlds.write_words(tmp_path_factory.mktemp("w") / "flags.bin", [FREE, ANON])
     try:
         code = main(["ledger", "--source", str(raw), *words])

@@ -72,7 +72,9 @@ def maps(draw: st.DrawFn) -> list[int]:
         elif kind == "plain":
             words += [draw(st.sampled_from([0, SLAB]))] * draw(st.integers(1, 5))
         else:
-            words += draw(st.lists(st.sampled_from([HEAD, TAIL, SLAB | TAIL, SLAB | HEAD]), max_size=5))
+            words += draw(
+                st.lists(st.sampled_from([HEAD, TAIL, SLAB | TAIL, SLAB | HEAD]), max_size=5)
+            )
     return words or [0]
 
 

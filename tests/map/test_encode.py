@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,7 +101,7 @@ def machines(draw: st.DrawFn, frames: int) -> Machine:
     name = st.sampled_from(["System RAM", "Reserved", "Persistent Memory"])
     iomem = [
         IomemRange(low * PAGE_SIZE_BYTES, high * PAGE_SIZE_BYTES, draw(name))
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in pairwise(cuts)
     ]
     zones = []
     if draw(st.booleans()):
@@ -197,9 +198,7 @@ scans = {"threads": st.sampled_from([1, 2]), "chunks": st.sampled_from([1, 2, 3,
 @settings(max_examples=100, deadline=None)
 def test_totals_are_the_sum_over_frames(world: World, threads: int, chunks: int) -> None:
     with TemporaryDirectory() as folder:
-        scan = world.scan(
-            Path(folder), threads=threads, chunk_pages=chunks * SECTION, counts=False
-        )
+        scan = world.scan(Path(folder), threads=threads, chunk_pages=chunks * SECTION, counts=False)
         totals = scan.totals()
     assert totals.pfn_end == totals.frames == len(world.words)
     found = Counter[Judged]()
@@ -240,9 +239,7 @@ def test_a_map_says_the_same_of_every_frame(world: World, threads: int, chunks: 
 @settings(max_examples=100, deadline=None)
 def test_a_map_adds_up_to_its_totals(world: World, threads: int, chunks: int) -> None:
     with TemporaryDirectory() as folder:
-        scan = world.scan(
-            Path(folder), threads=threads, chunk_pages=chunks * SECTION, counts=False
-        )
+        scan = world.scan(Path(folder), threads=threads, chunk_pages=chunks * SECTION, counts=False)
         totals, result = scan.totals(), scan.map()
     width = min(totals.pages.shape[1], result.totals.pages.shape[1])
     assert np.array_equal(totals.pages[:, :width], result.totals.pages[:, :width])
@@ -252,9 +249,7 @@ def test_a_map_adds_up_to_its_totals(world: World, threads: int, chunks: int) ->
 
 @pytest.mark.parametrize("release", ["6.1.192", "6.12.117", ""])
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_tail_finds_its_head_many_chunks_back(
-    tmp_path: Path, release: str, before: int
-) -> None:
+def test_a_tail_finds_its_head_many_chunks_back(tmp_path: Path, release: str, before: int) -> None:
     """A 1 GiB page is larger than a chunk: 4096 frames in chunks of 16."""
     head = word_of(["PGTABLE", "HEAD"])
     words = [TAIL] * before * 2 + [head, *[TAIL] * 4095, 0]
@@ -269,7 +264,9 @@ def test_a_tail_finds_its_head_many_chunks_back(
     assert at_end.fact.types.names == ["page_table"]
     assert at_end.pages.nr_pages == 4095
     first = result.extent(0).fact
-    assert first.types.names == ["page_table"] if not before else first.types.names != ["page_table"]
+    assert (
+        first.types.names == ["page_table"] if not before else first.types.names != ["page_table"]
+    )
 
 
 def test_a_region_border_ends_a_compound_page(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,7 +90,7 @@ def test_regions_leave_no_gap(machine: Machine) -> None:
     regions = regions_of(machine).all
     assert regions[0].pfn_start == 0
     assert regions[-1].pfn_end == 1 << 52
-    for left, right in zip(regions, regions[1:], strict=False):
+    for left, right in pairwise(regions):
         assert left.pfn_end == right.pfn_start
 
 

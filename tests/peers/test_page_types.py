@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from memdesc.answers.ledger import ledger
-from memdesc.sources.source import RawSource
 from tools.page_types import (
     PageTypesUnavailable,
     build,
@@ -20,6 +17,9 @@ from tools.page_types import (
     default_cache,
     page_types_word,
 )
+
+from memdesc.answers.ledger import ledger
+from memdesc.sources.source import RawSource
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -162,7 +162,8 @@ def test_a_capture_gives_no_name_away(tmp_path: Path) -> None:
     source = tree(tmp_path / "alice")
     write_capture(tmp_path / "capture", source.scan(), attribution=attribution())
     everything = texts(tmp_path / "capture")
-    values = HASH.sub("", re.sub(r'"rules": \{.*?\}', "", everything, flags=re.DOTALL))
+    rules = re.compile(r'"rules": \{.*?\}', re.DOTALL)
+    values = re.sub(r"~[0-9a-f]{10}|[0-9a-f]{64}", "", rules.sub("", everything))
     for secret in SECRETS:
         assert secret not in values, secret
     for raw in (tmp_path / "capture").iterdir():

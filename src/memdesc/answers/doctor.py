@@ -155,10 +155,10 @@ def _pagemap(root: Path) -> Check:
 
 def _unreadable_processes(root: Path) -> int:
     count = 0
-    for entry in os.listdir(root / "proc"):
-        if entry.isdecimal():
+    for entry in (root / "proc").iterdir():
+        if entry.name.isdecimal():
             try:
-                os.close(os.open(root / "proc" / entry / "pagemap", os.O_RDONLY))
+                os.close(os.open(entry / "pagemap", os.O_RDONLY))
             except PermissionError:
                 count += 1
             except OSError:
@@ -182,8 +182,6 @@ def _cgroups(root: Path) -> Check:
 
 
 def _packages(root: Path) -> Check:
-    import importlib.util
-
     missing = [name for name in ("arro3.io", "jinja2", "duckdb") if not _has(name)]
     costs = "captures and bundled samples (arro3), the HTML report (jinja2), SQL (duckdb)"
     if missing:
@@ -195,7 +193,6 @@ def _packages(root: Path) -> Check:
             costs,
             "pip install 'memdesc[all]'",
         )
-    assert importlib.util is not None
     return Check("Python extras", "ok", False, "installed", costs, "")
 
 
@@ -250,7 +247,7 @@ def _traps(behaviour: Behaviour) -> tuple[str, ...]:
         (behaviour.typed_tails_bare, "tails of page tables and balloons show no type"),
         (
             behaviour.pgtable_shows_leaf_user_only,
-            "kernel PTE tables and top-level tables are not marked; they are unmarked kernel memory",
+            "kernel PTE tables and top-level tables carry no mark; they are unmarked kernel memory",
         ),
         (behaviour.zsmalloc_shows_mmap, "zsmalloc frames show a false MMAP and map count"),
         (behaviour.cgroup_on_head_only, "kpagecgroup shows a folio's cgroup on its head only"),

@@ -1,8 +1,8 @@
 """How people name a page: a frame, a physical address, or an address of a process.
 
-    0x1234, 4660        a page frame number
-    phys:0x1234000      a physical address
-    1234:0x7f00a000     an address of process 1234
+0x1234, 4660        a page frame number
+phys:0x1234000      a physical address
+1234:0x7f00a000     an address of process 1234
 """
 
 from __future__ import annotations

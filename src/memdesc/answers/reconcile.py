@@ -90,7 +90,8 @@ def reconcile(source: Totals | MemoryMap) -> Reconciliation:
 
     A line agrees when the difference is within what the counter moved during the scan plus
     the drift of per-CPU counters. It is explained when the reason is known: by its nature, or
-    because at least as much was allocated and freed while the map was read. Empty where the source has no /proc/meminfo.
+    because at least as much was allocated and freed while the map was read. Empty where the
+    source has no /proc/meminfo.
     """
     book = _Book(source)
     if not book.before:

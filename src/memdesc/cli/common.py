@@ -47,9 +47,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="what to look at: " + "; ".join(" ".join(s.split()) for s in SOURCE_HELP.splitlines()),
     )
-    group.add_argument(
-        "--kpagecount", metavar="FILE", help="with a raw file: its /proc/kpagecount"
-    )
+    group.add_argument("--kpagecount", metavar="FILE", help="with a raw file: its /proc/kpagecount")
     group.add_argument(
         "--kernel", metavar="RELEASE", help="with a raw file: the kernel it came from (6.12.117)"
     )
@@ -94,10 +92,13 @@ def size(size_bytes: float) -> str:
     raise AssertionError("unreachable")
 
 
+_EIGHTHS = ("", "\u258f", "\u258e", "\u258d", "\u258c", "\u258b", "\u258a", "\u2589")
+
+
 def bar(share: float, width: int) -> str:
     """`share` (0 to 1) of `width` cells, drawn in eighths; the least that is there is seen."""
     eighths = max(1, round(share * width * 8))
-    return "\u2588" * (eighths // 8) + ("", *"\u258f\u258e\u258d\u258c\u258b\u258a\u2589")[eighths % 8]
+    return "\u2588" * (eighths // 8) + _EIGHTHS[eighths % 8]
 
 
 def percent(part: float, whole: float) -> str:
@@ -139,7 +140,12 @@ def table(
     from rich.table import Table
 
     result = Table(
-        show_header=any(columns), box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        show_header=any(columns),
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+    )
     for index, column in enumerate(columns):
         is_right = index in right
         result.add_column(

@@ -18,6 +18,7 @@ from memdesc.cli.common import (
     size,
     table,
 )
+from memdesc.map.extents import MemoryMap, Totals
 from memdesc.types import PAGE_SIZE_BYTES
 
 DESCRIPTION = (
@@ -42,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     source = open_from(options)
+    result: MemoryMap | Totals
     with progress("reading page flags") as tell:
         if needs_extents(options.by):
             result = source.map(tell)
@@ -90,9 +92,7 @@ def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
     )
     for row in book.not_present:
         where = f" ({row.part})" if row.part else ""
-        out.print(
-            f"not present: {row.frames:,} frames, {title_of(row.types)}{where}", markup=False
-        )
+        out.print(f"not present: {row.frames:,} frames, {title_of(row.types)}{where}", markup=False)
     for note in book.notes:
         out.print(f"note: {note}", markup=False)
     if checks is not None and checks.lines:

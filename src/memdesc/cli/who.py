@@ -131,7 +131,13 @@ def _show_mappers(text: str, answer: Mappers) -> None:
     )
     out.print(f"{text}  {title_of(answer.types)}, {many}", style="bold", markup=False)
     rows = [
-        [str(m.process.pid), m.process.comm, f"{m.address:#x}", m.vma.perms, elide(m.vma.name or "-")]
+        [
+            str(m.process.pid),
+            m.process.comm,
+            f"{m.address:#x}",
+            m.vma.perms,
+            elide(m.vma.name or "-"),
+        ]
         for m in answer.mappers
     ]
     if rows:

@@ -137,9 +137,7 @@ def bits_of(release: KernelRelease = UNKNOWN_RELEASE) -> Mapping[int, str]:
 def flag_names(word: int, release: KernelRelease = UNKNOWN_RELEASE) -> list[str]:
     """Name the bits of `word`, lowest first; a bit without a name is "bit27" and so on."""
     names = bits_of(release)
-    return [
-        names.get(bit, f"bit{bit}") for bit in range(word.bit_length()) if word >> bit & 1
-    ]
+    return [names.get(bit, f"bit{bit}") for bit in range(word.bit_length()) if word >> bit & 1]
 
 
 def word_of(names: Iterable[str]) -> int:

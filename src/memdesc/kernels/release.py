@@ -16,13 +16,14 @@ False
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Self
 
 from memdesc.errors import FormatError
 
-__all__ = ["UNKNOWN_RELEASE", "Behaviour", "KernelRelease", "behaviour_of"]
+__all__ = ["UNKNOWN_RELEASE", "Behaviour", "KernelRelease", "behaviour_of", "every_behaviour"]
 
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,6})")
 
@@ -122,8 +123,8 @@ class Behaviour:
 def behaviour_of(release: KernelRelease) -> Behaviour:
     """Return what `release` does.
 
-    For `UNKNOWN_RELEASE` every trap is assumed to be possible, so that the answer
-    is a wider union and never a wrong type.
+    For `UNKNOWN_RELEASE` every trap is assumed to be possible; whoever decides by it asks
+    `every_behaviour` instead, so that the answer is a wider union and never a wrong type.
     """
     version = (release.major, release.minor)
     unknown = not release.is_known
@@ -143,3 +144,10 @@ def behaviour_of(release: KernelRelease) -> Behaviour:
         pgtable_shows_leaf_user_only=unknown or version < (6, 16),
         bootmem_info_private=unknown or version < (7, 0),
     )
+
+
+@functools.cache
+def every_behaviour() -> tuple[Behaviour, ...]:
+    """One behaviour for each way in which the kernels from 6.1 to 7.2 differ."""
+    releases = ((6, 1), (6, 6), (6, 12), (6, 14), (6, 15), (6, 16), (6, 18), (7, 2))
+    return tuple(behaviour_of(KernelRelease(*release)) for release in releases)

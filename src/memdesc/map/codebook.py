@@ -88,9 +88,7 @@ class CodeBook:
             codes[missed] = self._codes_one_by_one(words[missed].tolist())
         return codes
 
-    def count(
-        self, words: NDArray[np.uint64], weights: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def count(self, words: NDArray[np.uint64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum `weights` by code, as `np.bincount(book.codes(words), weights)` but faster.
 
         Slots serve as codes until the sums are made. Raises FormatError as `codes` does.
@@ -98,7 +96,7 @@ class CodeBook:
         tables = self._tables
         slots = tables.slots(words)
         if not (tables.slot_keys.take(slots, mode="clip") == words).all():
-            return np.bincount(self.codes(words), weights)
+            return np.bincount(self.codes(words), weights).astype(np.float64, copy=False)
         by_slot = np.bincount(slots, weights, minlength=tables.slot_keys.size)
         by_code = np.zeros(tables.keys.size)
         by_code[tables.owners] = by_slot[tables.owned]

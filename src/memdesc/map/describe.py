@@ -133,9 +133,7 @@ class MapDescriber:
     def _mapcount(self, pages: PfnRange) -> int | NotVisible:
         if self.map.mapcounts is None:
             return NotVisible(self.map.unseen.get("mapcounts", "the source has no kpagecount"))
-        counts = {
-            extent.mapcount for extent in self.map.extents(pages.pfn_start, pages.pfn_end)
-        }
+        counts = {extent.mapcount for extent in self.map.extents(pages.pfn_start, pages.pfn_end)}
         known = sorted(count for count in counts if count is not None)
         if len(known) == 1:
             return known[0]

@@ -15,7 +15,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.kernels.kpageflags import KPF
 from memdesc.map.codebook import CodeBook
 from memdesc.map.facts import FactBook
 from memdesc.map.regions import Region, Regions
@@ -125,11 +124,11 @@ class Encoder:
             lengths[-1] = part.size - starts[-1]
             if self.book.tails_need_heads:
                 facts = self._facts(pfn_start, piece, self.book.words.codes(part[starts]))
-                yield piece.region, np.bincount(facts, lengths)
+                yield piece.region, np.bincount(facts, lengths).astype(np.float64, copy=False)
             else:
                 by_code = self.book.words.count(part[starts], lengths)
                 facts = self.book.facts(np.arange(by_code.size), piece.backing)
-                yield piece.region, np.bincount(facts, by_code)
+                yield piece.region, np.bincount(facts, by_code).astype(np.float64, copy=False)
 
     def head_before(self, pfn: int) -> tuple[int, NDArray[np.uint64]] | None:
         """The frame and the word (one element) of the head whose tails reach up to `pfn`.
@@ -155,7 +154,9 @@ class Encoder:
     def _pieces(self, pfn_start: int, words: NDArray[np.uint64]) -> list[_Piece]:
         """Cut a chunk where another region begins, and where whole sections read 0."""
         size = words.size
-        edges = {pfn - pfn_start for pfn in self.regions.borders_within(pfn_start, pfn_start + size)}
+        edges = {
+            pfn - pfn_start for pfn in self.regions.borders_within(pfn_start, pfn_start + size)
+        }
         empty: set[int] = set()
         for low in zero_sections(pfn_start, words, self.section_pages):
             empty.update((low, *(edge for edge in edges if low < edge < low + self.section_pages)))
@@ -170,9 +171,7 @@ class Encoder:
             pieces.append(_Piece(low, high, index, backing))
         return pieces
 
-    def _facts(
-        self, pfn_start: int, piece: _Piece, codes: NDArray[np.int64]
-    ) -> NDArray[np.uint16]:
+    def _facts(self, pfn_start: int, piece: _Piece, codes: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Fact codes for the runs of one piece, whose words have `codes`."""
         facts = self.book.facts(codes, piece.backing)
         if not self.book.tails_need_heads:

@@ -96,7 +96,8 @@ class MemoryMap:
     @cached_property
     def nr_pages(self) -> NDArray[np.int64]:
         """int64[n]: frames in each extent."""
-        return np.diff(self.pfn_starts.astype(np.int64), append=self.pfn_end)
+        edges = np.append(self.pfn_starts.astype(np.int64), self.pfn_end)
+        return edges[1:] - edges[:-1]
 
     @cached_property
     def regions(self) -> Regions:
@@ -148,8 +149,9 @@ class MemoryMap:
         """uint64[pfn_end - pfn_start]: the kpageflags words, as the source read them."""
         low, high = self.index_of(pfn_start), self.index_of(pfn_end - 1) + 1
         edges = self.pfn_starts[low:high].astype(np.int64)
+        edges = np.append(edges, pfn_end)
         edges[0] = pfn_start
-        lengths = np.diff(edges, append=pfn_end)
+        lengths = edges[1:] - edges[:-1]
         return np.repeat(self.table.flags[self.facts[low:high]], lengths)
 
     @cached_property

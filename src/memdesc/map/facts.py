@@ -50,11 +50,14 @@ class FactTable:
 
     def with_flags(self, mask: int) -> NDArray[np.bool_]:
         """bool[n]: which facts have any of the bits in `mask`."""
-        return (self.flags & np.uint64(mask)) != 0
+        marked: NDArray[np.bool_] = (self.flags & np.uint64(mask)) != 0
+        return marked
 
     def within(self, types: TypeSet) -> NDArray[np.bool_]:
         """bool[n]: which facts are certainly one of `types` (every member is in it)."""
-        return (self.types & np.uint64(~types.mask & (1 << 64) - 1)) == 0
+        others = self.types & np.uint64(~types.mask & (1 << 64) - 1)
+        certain: NDArray[np.bool_] = others == 0
+        return certain
 
 
 class FactBook:

@@ -7,6 +7,7 @@ extent at every border, so an extent lies in exactly one region.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,12 +76,12 @@ def regions_of(machine: Machine) -> Regions:
     cuts = {0, _END}
     for start, end, _backing in ram:
         cuts |= {start, end}
-    for zone in machine.zones:
-        cuts |= {zone.pfn_start, zone.pfn_end}
+    for each in machine.zones:
+        cuts |= {each.pfn_start, each.pfn_end}
     lazy = _counts_uninitialised(machine)
     points = sorted(cuts)
     regions: list[Region] = []
-    for start, end in zip(points, points[1:], strict=False):
+    for start, end in itertools.pairwise(points):
         if start >= end:
             continue
         zone = next((z for z in machine.zones if z.pfn_start <= start < z.pfn_end), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,11 +93,10 @@ class ExtentSink:
         if self._empty:
             self.pfn_start, self._empty = runs.pfn_start, False
         self.pfn_end = runs.pfn_start + runs.nr_pages
-        wide = self.pfn_end > 0xFFFFFFFF
-        starts = runs.starts[first:].astype(np.uint64 if wide else np.uint32)
-        starts += starts.dtype.type(runs.pfn_start)
+        narrow = self.pfn_end <= 0xFFFFFFFF
+        dtype: type[np.unsignedinteger[Any]] = np.uint32 if narrow else np.uint64
         return Columns(
-            starts,
+            runs.starts[first:].astype(dtype) + dtype(runs.pfn_start),
             runs.facts[first:],
             None if mapcounts is None else mapcounts[first:],
             None if cgroups is None else cgroups[first:],

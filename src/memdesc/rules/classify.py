@@ -17,10 +17,10 @@ absent (`Context.absent`).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.kernels.release import Behaviour
+from memdesc.kernels.release import Behaviour, every_behaviour
 from memdesc.rules.procedure import RULES, Rule
 from memdesc.types import (
     DEVICE,
@@ -94,6 +94,8 @@ def classify(
     Every 64-bit word has an answer: unknown bits are ignored.
     """
     behaviour = context.behaviour
+    if not behaviour.knows_release:
+        return _on_any_kernel(flags, context, backing, head_flags)
     if flags & KPF.COMPOUND_TAIL and head_flags is not None and not flags & KPF.HWPOISON:
         inherited = _inherited(flags, head_flags, behaviour)
         if inherited is not None:
@@ -111,9 +113,8 @@ def classify(
     if KPF.PGTABLE in word:
         return _verdict("pgtable", T.PAGE_TABLE)
     if KPF.OFFLINE in word:
-        if behaviour.knows_release and behaviour.balloon_movable_shows_uptodate:
-            if KPF.UPTODATE in word:
-                return _verdict("offline-movable", T.BALLOON)
+        if behaviour.balloon_movable_shows_uptodate and KPF.UPTODATE in word:
+            return _verdict("offline-movable", T.BALLOON)
         return _verdict("offline", T.BALLOON, T.OFFLINE)
     if KPF.HUGE in word:
         return _verdict("huge", T.HUGETLB)
@@ -159,6 +160,21 @@ _ZSPAGE = KPF.PRIVATE | KPF.LOCKED
 _IN_USE = KPF.MMAP | KPF.THP | KPF.REFERENCED | KPF.ACTIVE | KPF.UNEVICTABLE | KPF.MLOCKED
 
 
+def _on_any_kernel(
+    flags: int, context: Context, backing: Backing, head_flags: int | None
+) -> Verdict:
+    """The union of what every kernel that was read would mean by this word."""
+    verdicts = [
+        classify(flags, replace(context, behaviour=known), backing=backing, head_flags=head_flags)
+        for known in every_behaviour()
+    ]
+    mask = 0
+    for verdict in verdicts:
+        mask |= verdict.types.mask
+    agreed = all(verdict == verdicts[0] for verdict in verdicts)
+    return verdicts[0] if agreed else Verdict(TypeSet(mask), RULES["release-unknown"])
+
+
 def _inherited(flags: int, head_flags: int, behaviour: Behaviour) -> int | None:
     """The word to judge a tail by, or None where its own word is the better one."""
     if not head_flags & KPF.COMPOUND_HEAD:
@@ -188,8 +204,6 @@ def _anonymous(word: KPF, context: Context) -> Verdict:
         return _verdict("ksm", T.KSM)
     if context.ksm_in_use is False:
         return _verdict("anon-ksm-bug-idle", T.ANON)
-    if not context.behaviour.knows_release:
-        return _verdict("anon-ksm-bug", T.ANON, T.KSM)
     # KSM folios are order 0, swap-backed and shared read-only: never marked exclusive.
     if word & (_COMPOUND | KPF.THP | KPF.OWNER_2) or KPF.SWAPBACKED not in word:
         return _verdict("anon-ksm-bug-exclusive", T.ANON)
@@ -205,8 +219,6 @@ def _unmarked(word: KPF, context: Context, backing: Backing) -> Verdict:
         rule, kinds = "zsmalloc-mmap-private", TypeSet.of(T.ZSMALLOC)
         if KPF.PRIVATE not in word:
             rule, kinds = "mmap-or-zsmalloc", kinds | KERNEL_MAPPED
-        if word & _CONTENT and not behaviour.knows_release:
-            kinds |= TypeSet.of(T.FILE)
         return _narrowed(rule, kinds, absent)
     if KPF.LRU in word or (word & _CONTENT and word & _IN_USE):
         # A file system leaves PRIVATE (buffers) or OWNER_2 (mapped to disk) on its pages.
@@ -236,17 +248,16 @@ def _no_type_flag(word: KPF, context: Context, backing: Backing) -> Verdict:
     behaviour = context.behaviour
     if backing is Backing.DEVICE:
         return Verdict(DEVICE, RULES["zero-device"])
-    sure = behaviour.knows_release and behaviour.holes_read_zero
-    if backing is Backing.HOLE and sure:
+    if backing is Backing.HOLE and behaviour.holes_read_zero:
         return _verdict("zero-hole", T.HOLE)
     if not word and backing is Backing.ZERO_SECTION_RAM:
         return _verdict("zero-deferred", T.DEFERRED)
-    if not word and backing is Backing.ZERO_SECTION and sure:
+    if not word and backing is Backing.ZERO_SECTION and behaviour.holes_read_zero:
         return Verdict(NOT_BACKED, RULES["zero-section"])
     kinds = KERNEL_UNKNOWN
     if behaviour.pgtable_shows_leaf_user_only:
         kinds |= TypeSet.of(T.PAGE_TABLE)
-    if not (behaviour.knows_release and behaviour.zsmalloc_shows_uptodate):
+    if not behaviour.zsmalloc_shows_uptodate:
         kinds |= TypeSet.of(T.ZSMALLOC, T.MOVABLE_OPS)
     if behaviour.holes_read_zero and backing is not Backing.RAM:
         return _narrowed("zero-unknown-backing", kinds | NOT_BACKED, context.absent)

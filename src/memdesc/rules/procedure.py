@@ -42,6 +42,12 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
         "NOPAGE: a hole, an offline section or device memory; /proc/iomem would tell",
         "fs/proc/page.c @6.1, @6.12",
     ),
+    (
+        "release-unknown",
+        _N,
+        "kernels mean different things by this word, and the release is not known (--kernel)",
+        _PAGE_C,
+    ),
     ("hwpoison", _E, "HWPOISON: taken out of use after a memory error", _PAGE_C),
     ("buddy", _E, "BUDDY: in the page allocator's free lists", _PAGE_C),
     (

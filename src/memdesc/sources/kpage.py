@@ -35,6 +35,7 @@ class PageFile:
         """Open `path`. Raises NotReadableError with a hint when that fails."""
         self.path = path
         self.what = what or str(path)
+        self.fd = -1
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -46,10 +47,13 @@ class PageFile:
         try:
             os.pread(self.fd, WORD_BYTES, 0)
         except OSError as error:
-            os.close(self.fd)
+            self.close()
             raise NotReadableError(
                 f"cannot read {path}: {error.strerror}", path=path, hint=_open_hint(path, error)
             ) from error
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +99,7 @@ class PageFile:
 
     def read_into(self, pfn: int, words: NDArray[np.uint64]) -> None:
         """Fill `words` from frame `pfn` on. Raises TruncatedError when the file ends first."""
-        view = memoryview(words).cast("B")
+        view = words.data.cast("B")
         done, offset = 0, pfn * WORD_BYTES
         while done < len(view):
             try:

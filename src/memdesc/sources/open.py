@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 from memdesc.errors import FormatError, NotReadableError, QuestionError
-from memdesc.sources.spec import SOURCE_HELP
 from memdesc.sources.source import ProcSource, RawSource, Source
+from memdesc.sources.spec import SOURCE_HELP
 
 __all__ = ["open_source"]
 

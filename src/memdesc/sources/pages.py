@@ -162,7 +162,9 @@ class PageScan:
         chooser = random.Random(seed)
         changed = total = 0
         for _ in range(samples):
-            start = max(result.pfn_start, chooser.randrange(result.pfn_start, result.pfn_end) & ~511)
+            start = max(
+                result.pfn_start, chooser.randrange(result.pfn_start, result.pfn_end) & ~511
+            )
             end = min(start + 512, result.pfn_end)
             again = np.empty(end - start, np.uint64)
             self.flags.read_into(start, again)
@@ -208,7 +210,7 @@ class PageScan:
     def _chargeable(self, pfn: int, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which frames may be charged to a cgroup: nothing in a section that reads 0 is."""
         section = self.machine.section_pages
-        chargeable = words & _NEVER_CHARGED == 0
+        chargeable: NDArray[np.bool_] = words & _NEVER_CHARGED == 0
         for low in zero_sections(pfn, words, section):
             chargeable[low : low + section] = False
         return chargeable
@@ -280,9 +282,7 @@ def _blocks_with(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a) * _BLOCK, (int(b) + 1) * _BLOCK) for a, b in zip(first, last, strict=True)]
 
 
-def _spread_from_heads(
-    words: NDArray[np.uint64], cgroups: NDArray[np.uint64], before: int
-) -> None:
+def _spread_from_heads(words: NDArray[np.uint64], cgroups: NDArray[np.uint64], before: int) -> None:
     """Give tails their head's cgroup, for kernels whose tails read 0.
 
     `before` is the cgroup of tails whose head is not in `words`.

@@ -110,6 +110,7 @@ def _check_pages(fd: int, meta: Struct, start: int, end: int, *, is_text: bool) 
     """Walk the pages of one column chunk; return the bytes they decompress to."""
     _need(meta[4] in (_UNCOMPRESSED, _ZSTD), "a column is compressed in an unexpected way")
     allowed = frozenset([_PLAIN]) if is_text else _NUMBER_ENCODINGS
+    has_dictionary = False
     offset, values, total = start, 0, 0
     while offset < end:
         page, used = read_struct(os.pread(fd, min(_HEADER_BYTES, end - offset), offset))
@@ -119,10 +120,13 @@ def _check_pages(fd: int, meta: Struct, start: int, end: int, *, is_text: bool) 
             header = page[5]
             values += header[1]
             _need(header[1] > 0 and header[2] in allowed, "a page is encoded unexpectedly")
+            needs = header[2] in (_PLAIN_DICTIONARY, _RLE_DICTIONARY)
+            _need(has_dictionary or not needs, "a page uses a dictionary that is not there")
         else:
             # A dictionary of texts can repeat a long one without limit; numbers cannot.
             is_first = kind == _DICTIONARY_PAGE and offset == start and not is_text
             _need(is_first and page[7][1] >= 0, "a page has an unexpected kind")
+            has_dictionary = True
         offset += used + stored
         total += size
     _need(offset == end and values == meta[5], "the pages of a column do not add up")

@@ -154,9 +154,10 @@ def parse_buddyinfo(text: str) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
     """(node, zone, free blocks per order) per line."""
     rows: list[tuple[int, str, tuple[int, ...]]] = []
     for line in text.splitlines():
-        found = re.match(r"Node ([0-9]{1,20}), zone\s+(\S+)\s+((?:[0-9]{1,20} *)+)$", line)
-        if found:
-            rows.append((int(found[1]), found[2], tuple(int(n) for n in found[3].split())))
+        found = re.match(r"Node ([0-9]{1,20}), zone\s+(\S+)\s", line)
+        counts = _counts(line[found.end() :]) if found else ()
+        if found and counts:
+            rows.append((int(found[1]), found[2], counts))
     return tuple(rows)
 
 
@@ -164,38 +165,35 @@ def parse_pagetypeinfo(text: str) -> tuple[tuple[int, str, str, tuple[int, ...]]
     """(node, zone, migratetype, free blocks per order); ">100000" is read as 100000."""
     rows: list[tuple[int, str, str, tuple[int, ...]]] = []
     for line in text.splitlines():
-        found = re.match(r"Node\s+([0-9]{1,20}), zone\s+(\S+), type\s+(\S+)\s+((?:>?[0-9]{1,20} *)+)$", line)
-        if found:
-            counts = tuple(int(n.lstrip(">")) for n in found[4].split())
+        found = re.match(r"Node\s+([0-9]{1,20}), zone\s+(\S+), type\s+(\S+)\s", line)
+        counts = _counts(line[found.end() :]) if found else ()
+        if found and counts:
             rows.append((int(found[1]), found[2], found[3], counts))
     return tuple(rows)
-
-
-_SLAB = re.compile(
-    r"^(\S+)\s+([0-9]{1,20})\s+([0-9]{1,20})\s+([0-9]{1,20})\s+([0-9]{1,20})\s+([0-9]{1,20})\s*:.*: slabdata\s+([0-9]{1,20})\s+([0-9]{1,20})"
-)
 
 
 def parse_slabinfo(text: str) -> tuple[SlabCache, ...]:
     """Caches of /proc/slabinfo version 2.1."""
     caches: list[SlabCache] = []
     for line in text.splitlines():
-        found = _SLAB.match(line)
-        if found:
-            caches.append(
-                SlabCache(
-                    name=found[1],
-                    objects_active=int(found[2]),
-                    objects=int(found[3]),
-                    object_size_bytes=int(found[4]),
-                    pages_per_slab=int(found[6]),
-                    slabs=int(found[8]),
-                )
-            )
+        name, *words = line.partition(" : slabdata")[0].partition(":")[0].split() or [""]
+        sizes = _counts(" ".join(words))
+        slabs = _counts(line.partition(" : slabdata")[2])
+        if len(sizes) == 5 and len(slabs) >= 2:
+            active, objects, size_bytes, _per_slab, pages = sizes
+            caches.append(SlabCache(name, active, objects, size_bytes, pages, slabs[1]))
     return tuple(caches)
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """The numbers in `text`; empty when anything else is in it."""
+    words = [word.lstrip(">") for word in text.split()]
+    if not all(word.isascii() and word.isdecimal() and len(word) <= 20 for word in words):
+        return ()
+    return tuple(int(word) for word in words)
 
 
 class _Reader:
@@ -218,12 +216,14 @@ def _read_cgroups(root: Path, reader: _Reader) -> dict[int, str]:
     listing = root / "cgroups.tsv"
     if listing.is_file():
         pairs = (line.split("\t", 1) for line in reader.text("cgroups.tsv").splitlines())
-        return {int(p[0]): p[1] for p in pairs if len(p) == 2 and re.fullmatch(r"[0-9]{1,19}", p[0])}
+        return {
+            int(p[0]): p[1] for p in pairs if len(p) == 2 and re.fullmatch(r"[0-9]{1,19}", p[0])
+        }
     names: dict[int, str] = {}
     for top in _cgroup_tops(root):
         for folder, children, _files in os.walk(top, onerror=None):
             try:
-                inode = os.stat(folder).st_ino
+                inode = Path(folder).stat().st_ino
             except OSError:
                 continue
             names[inode] = folder[len(str(top)) :] or "/"

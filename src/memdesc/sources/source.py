@@ -1,10 +1,10 @@
 """What every source can be asked, and the sources that read page files.
 
-    live, live:proc     this machine's /proc
-    tree:DIR            a copy of another machine's /proc (DIR/proc/kpageflags ...)
-    FILE                a raw kpageflags file: one 64-bit word per frame
-    DIR                 a capture (`memdesc.sources.capture`)
-    bundled:NAME        a capture that ships with memdesc
+live, live:proc     this machine's /proc
+tree:DIR            a copy of another machine's /proc (DIR/proc/kpageflags ...)
+FILE                a raw kpageflags file: one 64-bit word per frame
+DIR                 a capture (`memdesc.sources.capture`)
+bundled:NAME        a capture that ships with memdesc
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ class ProcSource:
         self.threads = threads
         self.is_live = root == Path("/")
         self._unseen: dict[str, str] = {}
-        self._flags, (self._mapcounts, self._cgroups) = open_page_files(
-            root / "proc", self._unseen
-        )
+        self._flags, (self._mapcounts, self._cgroups) = open_page_files(root / "proc", self._unseen)
         self.machine = read_machine(root)
 
     def scan(self, progress: Progress | None = None) -> PageScan:
