@@ -17,6 +17,7 @@ from worlds import write_words
 from memdesc.kernels.kpageflags import KPF, word_of
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.map.encode import zero_sections
+from memdesc.map.extents import Totals
 from memdesc.map.machine import Counters, IomemRange, Machine, Zone
 from memdesc.map.regions import Regions, regions_of
 from memdesc.rules.classify import Backing, classify
@@ -191,6 +192,16 @@ def with_heads_cgroups(world: World) -> list[int]:
     return result
 
 
+def counted(totals: Totals) -> Counter[Judged]:
+    """Frames by what totals say of them."""
+    found = Counter[Judged]()
+    for region, code in zip(*np.nonzero(totals.pages), strict=True):
+        fact = totals.table[int(code)]
+        key = (int(region), fact.flags, fact.types.mask, fact.rule.name)
+        found[key] += int(totals.pages[region, code])
+    return found
+
+
 scans = {"threads": st.sampled_from([1, 2]), "chunks": st.sampled_from([1, 2, 3, 64])}
 
 
@@ -201,12 +212,7 @@ def test_totals_are_the_sum_over_frames(world: World, threads: int, chunks: int)
         scan = world.scan(Path(folder), threads=threads, chunk_pages=chunks * SECTION, counts=False)
         totals = scan.totals()
     assert totals.pfn_end == totals.frames == len(world.words)
-    found = Counter[Judged]()
-    for region, code in zip(*np.nonzero(totals.pages), strict=True):
-        fact = totals.table[int(code)]
-        key = (int(region), fact.flags, fact.types.mask, fact.rule.name)
-        found[key] += int(totals.pages[region, code])
-    assert found == Counter(judged(world))
+    assert counted(totals) == Counter(judged(world))
 
 
 @given(world=worlds(), **scans)
@@ -241,10 +247,7 @@ def test_a_map_adds_up_to_its_totals(world: World, threads: int, chunks: int) ->
     with TemporaryDirectory() as folder:
         scan = world.scan(Path(folder), threads=threads, chunk_pages=chunks * SECTION, counts=False)
         totals, result = scan.totals(), scan.map()
-    width = min(totals.pages.shape[1], result.totals.pages.shape[1])
-    assert np.array_equal(totals.pages[:, :width], result.totals.pages[:, :width])
-    assert not totals.pages[:, width:].any()
-    assert not result.totals.pages[:, width:].any()
+    assert counted(totals) == counted(result.totals)
 
 
 @pytest.mark.parametrize("release", ["6.1.192", "6.12.117", ""])
@@ -261,12 +264,10 @@ def test_a_tail_finds_its_head_many_chunks_back(tmp_path: Path, release: str, be
     result = scan.map()
     at_end = result.extent(result.index_of(len(words) - 2))
     assert at_end.fact.flags == TAIL
-    assert at_end.fact.types.names == ["page_table"]
     assert at_end.pages.nr_pages == 4095
-    first = result.extent(0).fact
-    assert (
-        first.types.names == ["page_table"] if not before else first.types.names != ["page_table"]
-    )
+    assert "page_table" in at_end.fact.types.names
+    assert (at_end.fact.types.names == ["page_table"]) == bool(release)
+    assert (result.extent(0).fact.types.names == ["page_table"]) == (not before)
 
 
 def test_a_region_border_ends_a_compound_page(tmp_path: Path) -> None:

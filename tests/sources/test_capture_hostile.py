@@ -35,7 +35,7 @@ from memdesc.sources import capture_read
 from memdesc.sources.capture import Capture
 from memdesc.sources.capture_format import SCHEMA, TABLE_COLUMNS
 from memdesc.sources.capture_write import write_capture
-from memdesc.sources.parquet_guard import read_struct
+from memdesc.sources import decoder
 from memdesc.sources.tables import BATCH_ROWS, read_batches
 
 
@@ -446,7 +446,7 @@ def parquet(columns: Mapping[str, Any], **options: Any) -> bytes:
 
 
 def test_a_page_that_decompresses_without_end(capture: Path) -> None:
-    count = 10_000_000
+    count = 40_000_000
     zeros = {name: np.zeros(count, kind) for name, kind in TABLE_COLUMNS["extents"].items()}
     data = parquet(
         zeros,
@@ -457,12 +457,12 @@ def test_a_page_that_decompresses_without_end(capture: Path) -> None:
         write_batch_size=1 << 30,
         max_row_group_size=1 << 30,
     )
-    assert len(data) < 50_000
+    assert len(data) < 100_000
     forge(capture, "extents.parquet", data, rows=count)
     value = manifest(capture)
     value["counts"] |= {"extents": count, "pfn_end": count, "frames": count}
     write_manifest(capture, value)
-    assert "absurd size" in refused_in_little_memory(capture)
+    assert "absurd memory" in refused_in_little_memory(capture)
 
 
 def test_more_rows_than_a_map_can_have(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +493,7 @@ def test_a_text_that_is_repeated_without_end(capture: Path) -> None:
     value = manifest(capture)
     value["counts"]["cgroups"] = count
     write_manifest(capture, value)
-    assert "unexpected kind" in refused_in_little_memory(capture)
+    assert "absurd memory" in refused_in_little_memory(capture)
 
 
 def test_more_text_than_anybody_needs(capture: Path) -> None:
@@ -570,16 +570,6 @@ def test_forged_damage_is_refused_or_a_map(
     name = data.draw(st.sampled_from(tables(pristine)))
     forge(copy, name, data.draw(damages((pristine / name).read_bytes())))
     read_all(copy)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_struct_or_an_error(data: bytes) -> None:
-    try:
-        fields, end = read_struct(data)
-    except (CaptureError, IndexError, KeyError, TypeError):
-        return
-    assert end <= len(data)
-    assert isinstance(fields, dict)
 
 
 def test_a_rust_panic_is_a_capture_error(capture: Path) -> None:

@@ -156,6 +156,36 @@ def test_progress_rises_to_the_end(tmp_path: Path, threads: int) -> None:
         assert told[-1] == (20_000, 20_000)
 
 
+def test_threads_do_not_show_in_the_result(tmp_path: Path) -> None:
+    """Every code, not only what it stands for: the same words give the same capture."""
+    words, counts, cgroups = random_world(5, 60_000)
+    words[::7] += np.arange(words[::7].size, dtype=np.uint64) % np.uint64(300) << np.uint64(50)
+    one = scan_of(tmp_path, words, counts, cgroups, threads=1).map()
+    for _ in range(5):
+        two = scan_of(tmp_path, words, counts, cgroups, threads=3).map()
+        for name in ("pfn_starts", "facts", "mapcounts", "cgroups", "cgroup_inodes"):
+            assert np.array_equal(getattr(one, name), getattr(two, name)), name
+        assert np.array_equal(one.table.flags, two.table.flags)
+        assert one.table.rules == two.table.rules
+
+
+def test_a_scan_can_be_asked_again(tmp_path: Path) -> None:
+    words, counts, cgroups = random_world(6, 5000)
+    scan = scan_of(tmp_path, words, counts, cgroups)
+    first, totals, window, again = scan.map(), scan.totals(), scan.window(300), scan.map()
+    assert np.array_equal(first.facts, again.facts)
+    assert np.array_equal(first.table.flags, again.table.flags)
+    assert first.stats.mapcounts_read == again.stats.mapcounts_read
+    for result in (first, window, again):
+        result.check()
+    by_word = {
+        int(totals.table.flags[code]): int(pages)
+        for code, pages in enumerate(totals.pages.sum(axis=0))
+        if pages
+    }
+    assert by_word == dict(zip(*map(np.ndarray.tolist, np.unique_counts(words)), strict=True))
+
+
 def test_columns_are_the_map_in_pieces(tmp_path: Path) -> None:
     words, counts, cgroups = random_world(3, 20_000)
     result = scan_of(tmp_path, words, counts, cgroups, threads=1).map()
@@ -178,7 +208,7 @@ def test_frames_above_16_tib_have_wide_numbers(tmp_path: Path) -> None:
     scan = scan_of(tmp_path, np.zeros(SECTION, np.uint64))
     runs = scan.encoder.encode((1 << 32) - SECTION, np.full(SECTION, ANON, np.uint64))
     above = scan.encoder.encode(1 << 32, np.full(SECTION, FILE, np.uint64))
-    sink = ExtentSink(scan.regions, scan.cgroup_codes)
+    sink = ExtentSink(scan.regions, scan.book, scan.cgroup_codes)
     sink.add(runs)
     sink.add(above)
     result = sink.map(scan.machine, scan.book.table(), scan.stats(0), {})

@@ -1,7 +1,8 @@
 """What changed between two sources: types that grew and shrank, frames that changed hands.
 
 The two may be two captures of one machine, a capture and the live machine, or two
-machines. Frames are compared one by one only where both maps cover the same frames.
+machines. Frames are compared one by one only where both are one machine, by its zones and
+kernel release.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Diff:
 
     changes: tuple[Change, ...]
     transitions: tuple[Transition, ...] | None
-    """None where the maps do not cover the same frames."""
+    """None where the two are not the same machine, running the same kernel."""
     frames_same: int
 
     def to_json(self) -> dict[str, Any]:
@@ -82,15 +83,44 @@ class Diff:
 def diff(before: MemoryMap, after: MemoryMap) -> Diff:
     """Compare two maps. Exact for what both read."""
     first, last = type_frames(before), type_frames(after)
-    changes = [Change(types, first.get(types, 0), last.get(types, 0)) for types in first | last]
+    same_name = _same_name([*first, *last])
+    frames: dict[TypeSet, tuple[int, int]] = {}
+    for index, book in enumerate((first, last)):
+        for types, count in book.items():
+            old = frames.get(same_name[types], (0, 0))
+            frames[same_name[types]] = (
+                (old[0] + count, 0) if not index else (old[0], old[1] + count)
+            )
+    changes = [Change(types, *counts) for types, counts in frames.items()]
     changes.sort(key=lambda change: (-abs(change.frames_delta), change.types.mask))
-    if before.pfn_end != after.pfn_end:
+    if not _same_machine(before, after):
         return Diff(tuple(changes), None, 0)
     transitions, same = _transitions(before, after)
     return Diff(tuple(changes), transitions, same)
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _same_machine(before: MemoryMap, after: MemoryMap) -> bool:
+    """Whether frame n of one is frame n of the other, as far as the sources tell."""
+    ranges = [
+        (m.pfn_end, m.machine.release, [(z.node, z.name, z.pfn_start) for z in m.machine.zones])
+        for m in (before, after)
+    ]
+    return ranges[0] == ranges[1]
+
+
+def _same_name(kinds: list[TypeSet]) -> dict[TypeSet, TypeSet]:
+    """Unions of one family count as one: kernels differ in what they can exclude."""
+    by_family: dict[str, int] = {}
+    for types in kinds:
+        if types.family is not None:
+            by_family[types.family] = by_family.get(types.family, 0) | types.mask
+    return {
+        types: types if types.family is None else TypeSet(by_family[types.family])
+        for types in kinds
+    }
 
 
 def _transitions(before: MemoryMap, after: MemoryMap) -> tuple[tuple[Transition, ...], int]:

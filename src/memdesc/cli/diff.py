@@ -55,7 +55,7 @@ def _show(answer: Diff) -> None:
     ]
     out.print(table(["type", "before", "after", "change"], rows, right=(1, 2, 3)))
     if answer.transitions is None:
-        out.print("\nthe two do not cover the same frames, so frames are not compared one by one")
+        out.print("\ntwo machines, or two kernels: frames are not compared one by one")
         return
     out.print("\nframes that changed type", style="bold")
     rows = [

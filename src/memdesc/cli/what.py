@@ -8,7 +8,7 @@ from memdesc.answers.places import parse_place
 from memdesc.answers.titles import title_of
 from memdesc.answers.what import NoPage, PageAnswer, what
 from memdesc.cli.common import add_source_arguments, notice, open_from, print_json, size
-from memdesc.descriptors import NotVisible
+from memdesc.descriptors import NOT_LOOKED, NotVisible
 from memdesc.errors import QuestionError
 from memdesc.types import PAGE_SIZE_BYTES, phys_of
 
@@ -73,11 +73,15 @@ def _text(answer: PageAnswer | NoPage) -> str:
     lines.append(_line("charged", _charged(answer)))
     row = answer.to_json()["descriptor"]
     for name, value in row.items():
-        if name in ("kind", "flags", "mapcount", "cgroup"):
+        # What this kind of source never looks at is said in --json, not on every screen.
+        if name in ("kind", "flags", "mapcount", "cgroup") or value == _NOT_LOOKED:
             continue
         lines.append(_line(name.replace("_", " "), _field(value)))
     lines.append(_line("source", answer.rule.source))
     return "\n".join(lines)
+
+
+_NOT_LOOKED = {"not_visible": NOT_LOOKED.reason}
 
 
 def _line(name: str, text: str) -> str:

@@ -15,7 +15,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.map.codebook import CodeBook
 from memdesc.map.facts import FactBook
 from memdesc.map.regions import Region, Regions
 from memdesc.rules.classify import Backing
@@ -40,8 +39,8 @@ class Runs:
     facts: NDArray[np.uint16]
     mapcounts: NDArray[np.uint32] | None = None
     """uint32[n]: saturating at 2**32 - 1."""
-    cgroups: NDArray[np.uint32] | None = None
-    """uint32[n]: codes of the encoder's `cgroup_codes`."""
+    cgroups: NDArray[np.uint64] | None = None
+    """uint64[n]: inode numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,6 @@ class Encoder:
         self,
         book: FactBook,
         regions: Regions,
-        cgroup_codes: CodeBook,
         *,
         section_pages: int,
         read_words: ReadWords,
@@ -70,7 +68,6 @@ class Encoder:
         """`read_words` is asked for frames before a chunk that begins inside a compound page."""
         self.book = book
         self.regions = regions
-        self.cgroup_codes = cgroup_codes
         self.section_pages = section_pages
         self.read_words = read_words
 
@@ -105,7 +102,7 @@ class Encoder:
             starts,
             facts[0] if len(facts) == 1 else np.concatenate(facts),
             None if mapcounts is None else _saturated(mapcounts[starts]),
-            None if cgroups is None else self.cgroup_codes.codes(cgroups[starts]).astype(np.uint32),
+            None if cgroups is None else cgroups[starts],
         )
 
     def count(

@@ -60,6 +60,9 @@ class FactTable:
         return certain
 
 
+_UNSETTLED = 0xFFFF
+
+
 class FactBook:
     """Grows a `FactTable` while a scan meets new words. Safe for several threads."""
 
@@ -70,6 +73,8 @@ class FactBook:
         self._lock = threading.Lock()
         self._code_of: dict[tuple[int, int, str], int] = {}
         self._rows: list[tuple[int, int, str]] = []
+        self._settled = np.full(0x10000, _UNSETTLED, np.uint16)
+        self._order: list[int] = []
         self._plain: dict[Backing, NDArray[np.uint16]] = {}
         self._tails: NDArray[np.uint16] = np.zeros(0, np.uint16)
         self._is_tail: NDArray[np.bool_] = np.zeros(0, np.bool_)
@@ -78,13 +83,28 @@ class FactBook:
         self.tails_need_heads = behaviour.tails_show_own_flags or behaviour.typed_tails_bare
 
     def table(self) -> FactTable:
-        """The facts met so far."""
-        rows = list(self._rows)
+        """The facts met so far; where some were settled, those, in their order."""
+        rows = [self._rows[code] for code in self._order] or list(self._rows)
         return FactTable(
             flags=np.array([row[0] for row in rows], np.uint64),
             types=np.array([row[1] for row in rows], np.uint64),
             rules=tuple(row[2] for row in rows),
         )
+
+    def settle(self, facts: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Renumber fact codes by first sight here, and keep only those in the table.
+
+        Which thread meets a word first is chance. In one thread and in frame order, this
+        gives every scan of the same words the same codes.
+        """
+        settled = self._settled.take(facts)
+        new = facts[settled == _UNSETTLED]
+        if not new.size:
+            return settled
+        for code in dict.fromkeys(new.tolist()):
+            self._settled[code] = len(self._order)
+            self._order.append(code)
+        return self._settled.take(facts)
 
     def facts(self, word_codes: NDArray[np.int64], backing: Backing) -> NDArray[np.uint16]:
         """Return uint16 fact codes for frames judged by their own word.
@@ -145,9 +165,9 @@ class FactBook:
         code = self._code_of.get(row)
         if code is None:
             code = self._code_of[row] = len(self._rows)
-            if code > 0xFFFF:
+            if code >= _UNSETTLED:
                 raise FormatError(
-                    "more than 65536 distinct facts about page flag words",
+                    f"more than {_UNSETTLED} distinct facts about page flag words",
                     hint="no kernel writes that: is this really such a file?",
                 )
             self._rows.append(row)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memdesc.map.codebook import CodeBook
 from memdesc.map.encode import Runs
 from memdesc.map.extents import MemoryMap, ScanStats, Totals
-from memdesc.map.facts import FactTable
+from memdesc.map.facts import FactBook, FactTable
 from memdesc.map.machine import Machine
 from memdesc.map.regions import Regions
 
@@ -58,10 +58,14 @@ class TotalsSink:
 
 
 class ExtentSink:
-    """Collects runs in order, joined across chunk borders."""
+    """Collects runs in order, joined across chunk borders.
 
-    def __init__(self, regions: Regions, cgroup_codes: CodeBook) -> None:
+    It settles the codes of facts and cgroups, so these follow the order of frames.
+    """
+
+    def __init__(self, regions: Regions, book: FactBook, cgroup_codes: CodeBook) -> None:
         self._borders = frozenset(regions.starts)
+        self._book = book
         self._codes = cgroup_codes
         self._parts: list[Columns] = []
         self._empty = True
@@ -76,17 +80,19 @@ class ExtentSink:
 
     def columns(self, runs: Runs) -> Columns:
         """Join the first of `runs` to the previous chunk's last; columns as in a map."""
-        mapcounts, cgroups = runs.mapcounts, runs.cgroups
+        facts, mapcounts, cgroups = self._book.settle(runs.facts), runs.mapcounts, None
+        if runs.cgroups is not None:
+            cgroups = self._codes.codes(runs.cgroups).astype(np.uint32)
         first = 0
         head = (
-            int(runs.facts[0]),
+            int(facts[0]),
             None if mapcounts is None else int(mapcounts[0]),
             None if cgroups is None else int(cgroups[0]),
         )
         if self._last == head and runs.pfn_start not in self._borders:
             first = 1
         self._last = (
-            int(runs.facts[-1]),
+            int(facts[-1]),
             None if mapcounts is None else int(mapcounts[-1]),
             None if cgroups is None else int(cgroups[-1]),
         )
@@ -97,7 +103,7 @@ class ExtentSink:
         dtype: type[np.unsignedinteger[Any]] = np.uint32 if narrow else np.uint64
         return Columns(
             runs.starts[first:].astype(dtype) + dtype(runs.pfn_start),
-            runs.facts[first:],
+            facts[first:],
             None if mapcounts is None else mapcounts[first:],
             None if cgroups is None else cgroups[first:],
         )

@@ -19,8 +19,8 @@ from typing import Any
 
 from memdesc.errors import CaptureError
 from memdesc.sources.capture_format import MANIFEST, CaptureInfo, FileInfo
-from memdesc.sources.parquet_guard import Shape, inspect
-from memdesc.sources.tables import Column, read_batches
+from memdesc.sources.decoder import decoded
+from memdesc.sources.tables import Column
 
 __all__ = ["CaptureFiles"]
 
@@ -56,15 +56,14 @@ class CaptureFiles:
     def batches(self, table: str) -> Iterator[dict[str, Column]]:
         """Stream a table in batches of bounded size; together exactly its declared rows.
 
-        The hash is checked first, then the structure, then the values are decoded.
+        The hash is checked first; then another process decodes.
         """
         name = f"{table}.parquet"
         declared = self.info.files[name]
         with self.about_file(name), self._checked(name) as file:
-            shape = inspect(file.fileno(), declared.columns, max_text_bytes=_MAX_TEXT_BYTES)
-            _check_rows(shape, declared)
+            _check_rows(declared)
             rows = 0
-            for batch in read_batches(file, declared.columns):
+            for batch in decoded(file, declared.columns, max_text_bytes=_MAX_TEXT_BYTES):
                 rows += len(next(iter(batch.values())))
                 if rows > declared.rows:
                     break
@@ -139,11 +138,10 @@ class CaptureFiles:
             yield
 
 
-def _check_rows(shape: Shape, declared: FileInfo) -> None:
-    if shape.rows != declared.rows:
-        raise CaptureError(f"it holds {shape.rows} rows where {declared.rows} are declared")
-    if shape.rows > max(_MAX_ROWS_ALWAYS, declared.size_bytes * _MAX_ROWS_PER_BYTE):
-        raise CaptureError(f"{shape.rows} rows in {declared.size_bytes} bytes cannot be a map")
+def _check_rows(declared: FileInfo) -> None:
+    """Raise CaptureError where so many rows would only fill somebody's memory."""
+    if declared.rows > max(_MAX_ROWS_ALWAYS, declared.size_bytes * _MAX_ROWS_PER_BYTE):
+        raise CaptureError(f"{declared.rows} rows in {declared.size_bytes} bytes cannot be a map")
 
 
 def _parse(data: bytes) -> Any:

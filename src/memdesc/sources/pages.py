@@ -75,24 +75,15 @@ class PageScan:
     def __post_init__(self) -> None:
         self.threads = self.threads or thread_count()
         self.regions: Regions = regions_of(self.machine)
-        self.book = FactBook(self.machine.context)
-        self.cgroup_codes = CodeBook("memory cgroups", limit=1 << 24)
         self.frames = self.flags.frames()
-        self._read = {"mapcounts": 0, "cgroups": 0}
-        self.encoder = Encoder(
-            self.book,
-            self.regions,
-            self.cgroup_codes,
-            section_pages=self.machine.section_pages,
-            read_words=self.flags.read_into,
-        )
         self._buffers = threading.local()
         self._lock = threading.Lock()
+        self._begin()
         keep_heap()
 
     def totals(self) -> Totals:
         """Count every frame by region and fact; memory does not grow with the machine."""
-        started = time.perf_counter()
+        started = self._begin()
         sink = TotalsSink(self.regions)
 
         def stripe(bounds: tuple[int, int]) -> tuple[list[Counted], int]:
@@ -108,8 +99,8 @@ class PageScan:
 
     def map(self) -> MemoryMap:
         """Read every frame into extents."""
-        started = time.perf_counter()
-        sink = ExtentSink(self.regions, self.cgroup_codes)
+        started = self._begin()
+        sink = ExtentSink(self.regions, self.book, self.cgroup_codes)
         for runs in self.runs():
             sink.add(runs)
         return sink.map(self.machine, self.book.table(), self.stats(started), self.unseen)
@@ -125,19 +116,20 @@ class PageScan:
                 f"frame {pfn:#x} is outside the map, which ends at {self.frames:#x}",
                 hint="a physical address is written phys:0x..., a frame number 0x...",
             )
-        started = time.perf_counter()
+        started = self._begin()
         span = self.machine.section_pages
         if self.flags.word(pfn) & KPF.HUGE:
             span = max(span, 1 << 18)
         start = pfn & ~(span - 1)
-        sink = ExtentSink(self.regions, self.cgroup_codes)
+        sink = ExtentSink(self.regions, self.book, self.cgroup_codes)
         for runs in self._runs((start, min(start + span, self.frames))):
             sink.add(runs)
         return sink.map(self.machine, self.book.table(), self.stats(started), self.unseen)
 
     def columns(self) -> Iterator[Columns]:
         """Stream the extents of the map chunk by chunk, for a capture that never is whole."""
-        sink = ExtentSink(self.regions, self.cgroup_codes)
+        self._begin()
+        sink = ExtentSink(self.regions, self.book, self.cgroup_codes)
         for runs in self.runs():
             yield sink.columns(runs)
 
@@ -173,6 +165,19 @@ class PageScan:
         return dataclasses.replace(result.stats, frames_reread=total, frames_changed=changed)
 
     # --- helpers -------------------------------------------------------------------------
+
+    def _begin(self) -> float:
+        """Forget what an earlier pass met, and return the time."""
+        self.book = FactBook(self.machine.context)
+        self.cgroup_codes = CodeBook("memory cgroups", limit=1 << 24)
+        self.encoder = Encoder(
+            self.book,
+            self.regions,
+            section_pages=self.machine.section_pages,
+            read_words=self.flags.read_into,
+        )
+        self._read = {"mapcounts": 0, "cgroups": 0}
+        return time.perf_counter()
 
     def _stripes(self) -> Iterator[tuple[int, int]]:
         fair = self.frames // (self.chunk_pages * self.threads * _STRIPES_PER_THREAD)

@@ -176,7 +176,7 @@ def parse_slabinfo(text: str) -> tuple[SlabCache, ...]:
     """Caches of /proc/slabinfo version 2.1."""
     caches: list[SlabCache] = []
     for line in text.splitlines():
-        name, *words = line.partition(" : slabdata")[0].partition(":")[0].split() or [""]
+        name, *words = line.partition(" : ")[0].split() or [""]
         sizes = _counts(" ".join(words))
         slabs = _counts(line.partition(" : slabdata")[2])
         if len(sizes) == 5 and len(slabs) >= 2:

@@ -1,9 +1,9 @@
 """Parquet tables as numpy columns: the only module that talks to arro3.
 
-Writing streams batches into a file object; reading streams them out of one that
-`parquet_guard` has looked at.  Both keep errors in order: what the batches or the file
-raise comes out as it went in, and what the decoder raises, a Rust panic included,
-becomes one CaptureError.
+Writing streams batches into a file object, reading streams them out of one.  Both keep
+errors in order: what the batches or the file raise comes out as it went in, and what the
+decoder raises becomes one CaptureError.  Tables from anywhere are read through
+`memdesc.sources.decoder`: some damage makes arro3 abort its whole process.
 """
 
 from __future__ import annotations
