@@ -187,3 +187,15 @@ def test_no_words_give_a_traceback(
     except SystemExit as stop:
         code = int(stop.code or 0)
     assert code in (0, 1, 2)
+
+
+def test_a_hostile_name_cannot_talk_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"proc/sys/kernel/hostname": "evil\x1b]0;owned\x07\n", "cgroups.tsv": "7\t/we\x1bb\n"}
+    worlds.tree(tmp_path, [ANON] * 4, cgroups=[7] * 4, files=files)
+    for words in ([], ["ledger", "--by", "cgroup"], ["what", "0x1"]):
+        assert main([*words, "--source", f"tree:{tmp_path}"]) in (0, 1)
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert "\x07" not in out

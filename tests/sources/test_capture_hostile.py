@@ -6,9 +6,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,12 @@ from hypothesis import strategies as st
 
 from memdesc.errors import CaptureError
 from memdesc.map.extents import MemoryMap
-from memdesc.sources import capture_read
+from memdesc.sources import capture_read, decoder
+from memdesc.sources import tables as module_tables
 from memdesc.sources.capture import Capture
 from memdesc.sources.capture_format import SCHEMA, TABLE_COLUMNS
 from memdesc.sources.capture_write import write_capture
-from memdesc.sources import decoder
+from memdesc.sources.decoder import decoded
 from memdesc.sources.tables import BATCH_ROWS, read_batches
 
 
@@ -131,7 +135,7 @@ def changes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_change_of_the_manifest(pristine: Path, tmp_path: Path, data: st.DataObject) -> None:
     shutil.copytree(pristine, tmp_path / "capture", dirs_exist_ok=True)
     value = manifest(pristine)
@@ -249,8 +253,8 @@ def test_columns_are_exactly_those(capture: Path, change: str, declared: bool) -
         value = manifest(capture)
         value["files"]["extents.parquet"]["columns"] = dict(TABLE_COLUMNS["extents"])
         write_manifest(capture, value)
-    if change == "order" and declared:
-        assert "mapcount" in str(read_all(capture)) or True
+    if change == "order":  # columns are found by name
+        assert not isinstance(read_all(capture), CaptureError)
     else:
         assert "column" in str(refused(capture))
 
@@ -446,7 +450,7 @@ def parquet(columns: Mapping[str, Any], **options: Any) -> bytes:
 
 
 def test_a_page_that_decompresses_without_end(capture: Path) -> None:
-    count = 40_000_000
+    count = 1 << 24
     zeros = {name: np.zeros(count, kind) for name, kind in TABLE_COLUMNS["extents"].items()}
     data = parquet(
         zeros,
@@ -462,7 +466,7 @@ def test_a_page_that_decompresses_without_end(capture: Path) -> None:
     value = manifest(capture)
     value["counts"] |= {"extents": count, "pfn_end": count, "frames": count}
     write_manifest(capture, value)
-    assert "absurd memory" in refused_in_little_memory(capture)
+    assert "data is damaged" in refused_in_little_memory(capture)
 
 
 def test_more_rows_than_a_map_can_have(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +497,7 @@ def test_a_text_that_is_repeated_without_end(capture: Path) -> None:
     value = manifest(capture)
     value["counts"]["cgroups"] = count
     write_manifest(capture, value)
-    assert "absurd memory" in refused_in_little_memory(capture)
+    assert "data is damaged" in refused_in_little_memory(capture)
 
 
 def test_more_text_than_anybody_needs(capture: Path) -> None:
@@ -508,7 +512,7 @@ def test_more_text_than_anybody_needs(capture: Path) -> None:
     value = manifest(capture)
     value["counts"]["cgroups"] = count
     write_manifest(capture, value)
-    assert "texts are larger" in refused_in_little_memory(capture)
+    assert "data is damaged" in refused_in_little_memory(capture)
 
 
 def test_json_that_grows(capture: Path) -> None:
@@ -548,7 +552,7 @@ def damages(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_accidental_damage_is_always_seen(
     pristine: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
@@ -561,7 +565,7 @@ def test_accidental_damage_is_always_seen(
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_forged_damage_is_refused_or_a_map(
     pristine: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
@@ -572,13 +576,75 @@ def test_forged_damage_is_refused_or_a_map(
     read_all(copy)
 
 
-def test_a_rust_panic_is_a_capture_error(capture: Path) -> None:
-    """The decoder's panic derives from BaseException; it must not end the program."""
-    footer_of_nothing = b"PAR1" + b"\x15\x02" * 50 + b"\x00" + (101).to_bytes(4, "little") + b"PAR1"
-    path = capture.parent / "odd.parquet"
-    path.write_bytes(footer_of_nothing)
-    with path.open("rb") as file, pytest.raises(CaptureError):
-        next(read_batches(file, {"x": "int64"}))
+def payloads(data: bytes) -> list[int]:
+    """Offsets in a Parquet file made of uncompressed pages: everything before its footer."""
+    return list(range(4, len(data) - 8 - int.from_bytes(data[-8:-4], "little")))
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_damage_that_the_compression_does_not_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject
+) -> None:
+    """Some of it makes arro3 abort: only the child that decodes may die of that, in silence."""
+    columns = {"page": "int64", "nr_pages": "int64", "fact": "uint16", "name": "string"}
+    rows = {
+        "page": np.arange(40) ** 2,
+        "nr_pages": np.arange(40) % 3,
+        "fact": np.arange(40) % 5,
+        "name": [f"name {number}" for number in range(40)],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_tables, "_SMALL", "uncompressed")
+        patch.setattr(module_tables, "_LEVELS", {})
+        good = table_bytes(tmp_path / "table", columns, rows)
+    changed = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.sampled_from(payloads(good)))] = data.draw(
+            st.sampled_from([0, 1, 127, 128, 255])
+        )
+    (tmp_path / "table").write_bytes(changed)
+    with (tmp_path / "table").open("rb") as file, suppress(CaptureError):
+        for batch in decoded(file, columns, max_text_bytes=1 << 20):
+            assert set(batch) == set(columns)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_decoder_that_hangs_is_ended(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_args: Any) -> Iterator[Any]:
+        time.sleep(1000)
+        yield {}
+
+    monkeypatch.setattr(decoder, "read_batches", hang)
+    monkeypatch.setattr(decoder, "_PATIENCE_MS", 50)
+    assert "does not come to an end" in str(refused(capture))
+
+
+@pytest.mark.parametrize("end", ["kill", "memory", "error"])
+def test_a_decoder_that_dies_is_one_error(
+    capture: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    def die(*_args: Any) -> Iterator[Any]:
+        match end:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGABRT)
+            case "memory":
+                bytearray(1 << 30)
+            case _:
+                raise ValueError
+        yield {}
+
+    monkeypatch.setattr(decoder, "read_batches", die)
+    assert "data" in str(refused(capture))
+
+
+def test_no_child_is_left_behind(capture: Path) -> None:
+    batches = Capture(capture)._files.batches("extents")
+    next(batches)
+    del batches
+    Capture(capture).window(5)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_batches_are_bounded(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from memdesc.answers.words import percent, size, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,7 @@ __all__ = [
     "progress",
     "size",
     "table",
+    "visible",
 ]
 
 
@@ -71,6 +72,8 @@ def open_from(options: argparse.Namespace) -> Source:
 
 def print_json(value: Any) -> None:
     """Write one JSON document to stdout."""
+    import json
+
     json.dump(value, sys.stdout, indent=2, sort_keys=False)
     sys.stdout.write("\n")
 
@@ -78,18 +81,6 @@ def print_json(value: Any) -> None:
 def notice(text: str) -> None:
     """Write a line for people to stderr."""
     print(text, file=sys.stderr)
-
-
-def size(size_bytes: float) -> str:
-    """A size in words: "12.3 GiB"; exact bytes below one KiB."""
-    amount = float(abs(size_bytes))
-    sign = "-" if size_bytes < 0 else ""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024 or unit == "TiB":
-            digits = 0 if unit == "B" else 1
-            return f"{sign}{amount:.{digits}f} {unit}"
-        amount /= 1024
-    raise AssertionError("unreachable")
 
 
 _EIGHTHS = ("", "\u258f", "\u258e", "\u258d", "\u258c", "\u258b", "\u258a", "\u2589")
@@ -101,20 +92,14 @@ def bar(share: float, width: int) -> str:
     return "\u2588" * (eighths // 8) + _EIGHTHS[eighths % 8]
 
 
-def percent(part: float, whole: float) -> str:
-    """A share: "12.3 %", "<0.1 %" for what is there and small."""
-    if not whole:
-        return "-"
-    share = 100 * part / whole
-    return "<0.1 %" if 0 < share < 0.05 else f"{share:.1f} %"
-
-
 def console() -> Console:
     """A console on stdout. A terminal's own width; elsewhere a row is a line, however long."""
     from rich.console import Console
 
     width = _FILE_WIDTH
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        import shutil
+
         width = shutil.get_terminal_size().columns
 
     class Screen(Console):
@@ -138,6 +123,7 @@ def table(
 ) -> Any:
     """A plain table without lines; `right` names the columns that align right."""
     from rich.table import Table
+    from rich.text import Text
 
     result = Table(
         show_header=any(columns),
@@ -155,7 +141,7 @@ def table(
             overflow="fold",
         )
     for row in rows:
-        result.add_row(*(str(cell).replace("[", "\\[") for cell in row))
+        result.add_row(*(Text(visible(cell)) for cell in row))
     return result
 
 

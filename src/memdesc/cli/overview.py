@@ -18,6 +18,7 @@ from memdesc.cli.common import (
     progress,
     size,
     table,
+    visible,
 )
 from memdesc.types import PAGE_SIZE_BYTES
 
@@ -53,7 +54,7 @@ def show(answer: Overview, name: str) -> None:
     present = answer.ledger.frames_present * PAGE_SIZE_BYTES
     machine = answer.machine
     kernel = f"Linux {machine.release}" if machine.release.is_known else "kernel not known"
-    host = machine.hostname or name
+    host = visible(machine.hostname or name)
     out.print(f"{host}  {kernel}  {size(present)} present", style="bold", markup=False)
     out.print()
     width = max(8, min(30, out.width - 70))

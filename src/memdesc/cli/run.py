@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -29,6 +28,9 @@ class _Parser(argparse.ArgumentParser):
 
 def run(words: Sequence[str]) -> int:
     """Run `words` and return the exit code. Never lets a traceback out for bad input."""
+    # numpy's linear algebra, which nothing here uses, starts a thread per processor when it
+    # is imported: a fifth of the time until a command runs.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         name, rest = _command(words)
         module = importlib.import_module(f"memdesc.cli.{name}")
@@ -75,6 +77,8 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]]:
         return "overview", list(words)
     if words[0] in COMMANDS:
         return words[0], list(words[1:])
+    import difflib
+
     near = difflib.get_close_matches(words[0], COMMANDS, n=1)
     raise _Usage(
         f"unknown command: {words[0]!r}",

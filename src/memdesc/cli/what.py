@@ -7,7 +7,7 @@ import argparse
 from memdesc.answers.places import parse_place
 from memdesc.answers.titles import title_of
 from memdesc.answers.what import NoPage, PageAnswer, what
-from memdesc.cli.common import add_source_arguments, notice, open_from, print_json, size
+from memdesc.cli.common import add_source_arguments, notice, open_from, print_json, size, visible
 from memdesc.descriptors import NOT_LOOKED, NotVisible
 from memdesc.errors import QuestionError
 from memdesc.types import PAGE_SIZE_BYTES, phys_of
@@ -103,7 +103,7 @@ def _charged(answer: PageAnswer) -> str:
         return f"not visible: {answer.cgroup.reason}"
     if not answer.cgroup:
         return "to no memory cgroup"
-    return f"to {answer.cgroup_name} (inode {answer.cgroup})"
+    return f"to {visible(answer.cgroup_name)} (inode {answer.cgroup})"
 
 
 def _field(value: object) -> str:

@@ -30,6 +30,7 @@ from memdesc.cli.common import (
     progress,
     size,
     table,
+    visible,
 )
 from memdesc.types import PAGE_SIZE_BYTES, Pid
 
@@ -90,7 +91,9 @@ def run(options: argparse.Namespace) -> int:
     head, right, rows = _rows(answer)
     out = console()
     if isinstance(answer, VmaSizes):
-        out.print(f"{answer.process.comm} ({answer.process.pid})", style="bold", markup=False)
+        out.print(
+            f"{visible(answer.process.comm)} ({answer.process.pid})", style="bold", markup=False
+        )
     out.print(table(head, rows[:most] if most else rows, right=right))
     if most and len(rows) > most:
         out.print(f"... and {len(rows) - most} smaller rows (--all)", style="dim")

@@ -9,6 +9,7 @@ sees one CaptureError.  The child runs while the reader checks, so nothing is lo
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import itertools
 import os
@@ -95,9 +96,7 @@ def _received(
                 raise CaptureError("its texts are larger than those of any machine")
             blob = bytes(_bytes(pipe, sum(lengths)))
             ends = np.cumsum([0, *lengths]).tolist()
-            batch[name] = [
-                blob[low:high].decode() for low, high in itertools.pairwise(ends)
-            ]
+            batch[name] = [blob[low:high].decode() for low, high in itertools.pairwise(ends)]
         yield batch
 
 
@@ -139,6 +138,7 @@ def _fork(serve: Callable[[], None]) -> int:
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoder prints when it panics
+        faulthandler.disable()
         pages = int(_statm().split()[0])
         limit = pages * resource.getpagesize() + _MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

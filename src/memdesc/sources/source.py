@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from memdesc.errors import NotReadableError, QuestionError
-from memdesc.kernels.pagemap import PagemapEntry, decode_entry
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.machine import Counters, Machine
@@ -25,6 +24,7 @@ from memdesc.sources.procfs import read_counters, read_machine
 from memdesc.types import PAGE_SHIFT, Pid, VirtAddr
 
 if TYPE_CHECKING:
+    from memdesc.kernels.pagemap import PagemapEntry
     from memdesc.sources.processes import Attribution
 
 __all__ = ["ProcSource", "RawSource", "Source"]
@@ -105,6 +105,8 @@ class ProcSource:
         return self.scan().window(pfn)
 
     def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
+        from memdesc.kernels.pagemap import decode_entry
+
         path = self.root / f"proc/{pid}/pagemap"
         try:
             with path.open("rb", buffering=0) as file:
