@@ -9,6 +9,7 @@ frame of the file that is not certainly a hole.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,6 +55,9 @@ class Ledger:
     not_present: tuple[LedgerRow, ...]
     """Frames of the file that no RAM backs: holes, firmware, device memory."""
     notes: tuple[str, ...] = ()
+    free_blocks: tuple[tuple[int, str, tuple[int, ...]], ...] = ()
+    """(node, zone, free blocks per order) from /proc/buddyinfo, in a ledger by order: the
+    marks of a free block do not tell its order."""
 
     @property
     def frames_present(self) -> int:
@@ -73,6 +77,10 @@ class Ledger:
             "rows": [self._row(row) for row in self.rows],
             "not_present": [self._row(row) for row in self.not_present],
             "notes": list(self.notes),
+            "free_blocks": [
+                {"node": node, "zone": zone, "blocks_by_order": list(blocks)}
+                for node, zone, blocks in self.free_blocks
+            ],
         }
 
     def _row(self, row: LedgerRow) -> dict[str, Any]:
@@ -219,7 +227,8 @@ def _by_order(result: MemoryMap) -> Ledger:
             f"{compounds.torn_heads} heads and {compounds.orphan_tails} tails were torn: "
             "memory changed while it was read"
         )
-    return _by_column(result, "order", orders, name, tuple(notes))
+    book = _by_column(result, "order", orders, name, tuple(notes))
+    return dataclasses.replace(book, free_blocks=result.machine.buddyinfo)
 
 
 def _by_column(

@@ -12,13 +12,13 @@ from typing import Any, assert_never
 
 from memdesc.answers.places import FramePlace, PhysPlace, Place, VirtPlace
 from memdesc.descriptors import Descriptor, Nobody, NotVisible
-from memdesc.kernels.kpageflags import flag_names
+from memdesc.kernels.kpageflags import KPF, flag_names
 from memdesc.kernels.pagemap import EntryKind, Present
 from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap
 from memdesc.rules.procedure import Rule
 from memdesc.sources.source import Source
-from memdesc.types import PAGE_SIZE_BYTES, Pfn, PfnRange, TypeSet, pfn_of, phys_of
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet, pfn_of, phys_of
 
 __all__ = ["NoPage", "PageAnswer", "describe_page", "pfn_at", "what"]
 
@@ -47,6 +47,28 @@ class PageAnswer:
     def order(self) -> int:
         return self.pages.nr_pages.bit_length() - 1
 
+    def sources(self) -> dict[str, str]:
+        """Where each fact comes from, and how far it can be trusted."""
+        found = {
+            "type": self.rule.source,
+            "flags": "/proc/kpageflags, one word, exact when it was read",
+            "pages": "HEAD and TAIL marks of its neighbours in /proc/kpageflags",
+        }
+        if isinstance(self.mapcount, int):
+            found["mapcount"] = self._mapcount_source()
+        if isinstance(self.cgroup, int):
+            found["cgroup"] = "/proc/kpagecgroup; slab is charged per object and shows none"
+        if self.zone:
+            found["zone"] = "/proc/zoneinfo"
+        return found
+
+    def _mapcount_source(self) -> str:
+        if not self.flags & KPF.MMAP:
+            return "not read: a frame without MMAP has no mapping (fs/proc/page.c)"
+        if MemoryType.ZSMALLOC in self.types:
+            return "/proc/kpagecount; false for zsmalloc on 6.1 (mm/zsmalloc.c)"
+        return "/proc/kpagecount, user page-table entries; PFN mappings are not counted"
+
     def to_json(self) -> dict[str, Any]:
         """One row; schema memdesc-what/1."""
         return {
@@ -71,6 +93,7 @@ class PageAnswer:
             "mapcount": _json(self.mapcount),
             "cgroup": _json(self.cgroup),
             "cgroup_name": self.cgroup_name,
+            "sources": self.sources(),
             "descriptor": {
                 "kind": type(self.descriptor).__name__,
                 **{

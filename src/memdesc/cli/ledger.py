@@ -93,6 +93,16 @@ def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
     for row in book.not_present:
         where = f" ({row.part})" if row.part else ""
         out.print(f"not present: {row.frames:,} frames, {title_of(row.types)}{where}", markup=False)
+    if book.free_blocks:
+        out.print("\nfree blocks by order, from /proc/buddyinfo", style="bold")
+        orders = range(max(len(blocks) for _node, _zone, blocks in book.free_blocks))
+        out.print(
+            table(
+                ["node", "zone", *map(str, orders)],
+                [[str(node), zone, *map(str, blocks)] for node, zone, blocks in book.free_blocks],
+                right=[0, *range(2, len(orders) + 2)],
+            )
+        )
     for note in book.notes:
         out.print(f"note: {note}", markup=False)
     if checks is not None and checks.lines:

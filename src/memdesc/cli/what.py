@@ -77,7 +77,8 @@ def _text(answer: PageAnswer | NoPage) -> str:
         if name in ("kind", "flags", "mapcount", "cgroup") or value == _NOT_LOOKED:
             continue
         lines.append(_line(name.replace("_", " "), _field(value)))
-    lines.append(_line("source", answer.rule.source))
+    for fact, source in answer.sources().items():
+        lines.append(_line("source" if fact == "type" else "", f"{fact}: {source}"))
     return "\n".join(lines)
 
 
@@ -95,7 +96,10 @@ def _zone(answer: PageAnswer) -> str:
 def _mapped(answer: PageAnswer) -> str:
     if isinstance(answer.mapcount, NotVisible):
         return f"not visible: {answer.mapcount.reason}"
-    return {0: "by nobody", 1: "once"}.get(answer.mapcount, f"{answer.mapcount} times")
+    if not answer.mapcount:
+        return "by nobody"
+    times = "once" if answer.mapcount == 1 else f"{answer.mapcount} times"
+    return f"{times} (`memdesc who {answer.pfn:#x}` says by whom)"
 
 
 def _charged(answer: PageAnswer) -> str:
