@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -595,8 +596,7 @@ def test_damage_that_the_compression_does_not_see(
         "name": [f"name {number}" for number in range(40)],
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module_tables, "_SMALL", "uncompressed")
-        patch.setattr(module_tables, "_LEVELS", {})
+        patch.setattr(module_tables, "_COMPRESSION", "uncompressed")
         good = table_bytes(tmp_path / "table", columns, rows)
     changed = bytearray(good)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -636,6 +636,12 @@ def test_a_decoder_that_dies_is_one_error(
 
     monkeypatch.setattr(decoder, "read_batches", die)
     assert "data" in str(refused(capture))
+
+
+def test_threads_may_read(capture: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(read_all, [capture] * 12))
+    assert not any(isinstance(answer, CaptureError) for answer in answers)
 
 
 def test_no_child_is_left_behind(capture: Path) -> None:

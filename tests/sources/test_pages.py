@@ -20,7 +20,7 @@ from memdesc.kernels.release import KernelRelease
 from memdesc.map.machine import Machine
 from memdesc.map.sinks import ExtentSink
 from memdesc.sources.kpage import PageFile
-from memdesc.sources.pages import PageScan, _blocks_with
+from memdesc.sources.pages import PageScan, _blocks_with, _fair_chunk
 from memdesc.sources.source import ProcSource
 
 FREE, SLAB, NOPAGE = word_of(["BUDDY"]), word_of(["SLAB"]), word_of(["NOPAGE"])
@@ -135,13 +135,23 @@ def test_tails_get_the_cgroup_of_a_head_in_another_chunk(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("frames", [1, 255, 256, 257, 5000, 40_000])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_stripes_share_out_every_frame_once(tmp_path: Path, frames: int, threads: int) -> None:
+def test_chunks_share_out_every_frame_once(tmp_path: Path, frames: int, threads: int) -> None:
     scan = scan_of(tmp_path, np.zeros(frames, np.uint64), threads=threads)
-    stripes = list(scan._stripes())
-    assert stripes[0][0] == 0
-    assert stripes[-1][1] == frames
-    assert all(left[1] == right[0] for left, right in pairwise(stripes))
-    assert all(low % SECTION == 0 for low, _ in stripes)
+    chunks = [(runs.pfn_start, runs.pfn_start + runs.nr_pages) for runs in scan.runs()]
+    assert chunks[0][0] == 0
+    assert chunks[-1][1] == frames
+    assert all(left[1] == right[0] for left, right in pairwise(chunks))
+    assert all(low % SECTION == 0 for low, _ in chunks)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 1 << 16, 6_553_600, 1 << 28, 1 << 40])
+@pytest.mark.parametrize("threads", [1, 2, 16])
+def test_a_chunk_holds_whole_sections_and_leaves_work_for_all(frames: int, threads: int) -> None:
+    chunk = _fair_chunk(frames, threads)
+    assert chunk % Machine().section_pages == 0
+    assert chunk.bit_count() == 1
+    assert chunk <= 1 << 18
+    assert chunk == 1 << 16 or frames // chunk >= threads * 32
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -15,6 +15,7 @@ Lookups from several threads need no lock: the tables are replaced whole.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,11 +107,12 @@ class CodeBook:
 
     def _codes_one_by_one(self, words: list[int]) -> list[int]:
         code_of = self._tables.code_of
-        if not code_of.keys() >= set(words):
-            code_of = self._add(words)
-        return [code_of[word] for word in words]
+        distinct = dict.fromkeys(words)
+        if not code_of.keys() >= distinct.keys():
+            code_of = self._add(distinct)
+        return list(map(code_of.__getitem__, words))
 
-    def _add(self, words: list[int]) -> dict[int, int]:
+    def _add(self, words: Iterable[int]) -> dict[int, int]:
         with self._lock:
             code_of = dict(self._tables.code_of)
             for word in words:

@@ -97,7 +97,8 @@ class MemoryMap:
     def nr_pages(self) -> NDArray[np.int64]:
         """int64[n]: frames in each extent."""
         edges = np.append(self.pfn_starts.astype(np.int64), self.pfn_end)
-        return edges[1:] - edges[:-1]
+        lengths: NDArray[np.int64] = edges[1:] - edges[:-1]
+        return lengths
 
     @cached_property
     def regions(self) -> Regions:

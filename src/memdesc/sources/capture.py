@@ -127,7 +127,7 @@ class Capture:
             with self._files.about(CGROUPS):
                 expected = np.arange(size, size + len(batch["cgroup"]))
                 _need(np.array_equal(batch["cgroup"], expected), "they are not numbered in order")
-                parts.append(np.asarray(batch["inode"]))
+                parts.append(np.array(batch["inode"]))
                 size += expected.size
         inodes = np.concatenate(parts)
         with self._files.about(CGROUPS):
@@ -309,7 +309,7 @@ class Capture:
                 if kinds[name] == STRING:
                     parts[name].extend(values)
                 else:
-                    parts[name].append(values)
+                    parts[name].append(np.array(values))
         return {
             name: values
             if kinds[name] == STRING

@@ -56,7 +56,8 @@ class CaptureFiles:
     def batches(self, table: str) -> Iterator[dict[str, Column]]:
         """Stream a table in batches of bounded size; together exactly its declared rows.
 
-        The hash is checked first; then another process decodes.
+        The hash is checked first; then another process decodes. A batch's arrays are valid
+        until the next batch is asked for.
         """
         name = f"{table}.parquet"
         declared = self.info.files[name]

@@ -29,21 +29,21 @@ from memdesc.map.regions import Regions, regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
 from memdesc.sources.kpage import PageFile, in_order, keep_heap, thread_count
 
-__all__ = ["CHUNK_PAGES", "PageScan", "Progress"]
+__all__ = ["PageScan", "Progress"]
 
 Counted = tuple[int, NDArray[np.float64]]
+_Chunk = tuple[int, int]
+"""Frames [start, end)."""
+
 Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
 
-CHUNK_PAGES = 1 << 17
-"""Frames read at a time: 1 MiB of words, which stay in the processor's cache until they are
-encoded. As long as a chunk is read, other threads run Python."""
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 1 << 16, 1 << 18
+"""Frames read at a time: 512 KiB to 2 MiB of words, which stay in the processor's cache until
+they are encoded. While one thread reads a chunk another one runs Python, so it should be long."""
 
-_STRIPE_CHUNKS = 8
-"""Most chunks per task: enough work that handing tasks to threads costs nothing."""
-
-_STRIPES_PER_THREAD = 16
-"""Least tasks per thread, so that at the end no thread waits long for another."""
+_CHUNKS_PER_THREAD = 32
+"""At least so many, so that at the end no thread waits long for another."""
 
 _NEVER_CHARGED = np.uint64(
     KPF.BUDDY | KPF.SLAB | KPF.RESERVED | KPF.NOPAGE | KPF.OFFLINE | KPF.ZERO_PAGE
@@ -70,12 +70,14 @@ class PageScan:
     unseen: dict[str, str] = field(default_factory=dict)
     threads: int = 0
     progress: Progress | None = None
-    chunk_pages: int = CHUNK_PAGES
+    chunk_pages: int = 0
+    """Frames read at a time, at least a memory section; 0 for what is quickest."""
 
     def __post_init__(self) -> None:
         self.threads = self.threads or thread_count()
         self.regions: Regions = regions_of(self.machine)
         self.frames = self.flags.frames()
+        self.chunk_pages = self.chunk_pages or _fair_chunk(self.frames, self.threads)
         self._buffers = threading.local()
         self._lock = threading.Lock()
         self._begin()
@@ -86,13 +88,10 @@ class PageScan:
         started = self._begin()
         sink = TotalsSink(self.regions)
 
-        def stripe(bounds: tuple[int, int]) -> tuple[list[Counted], int]:
-            counted: list[Counted] = []
-            for pfn, words in self._chunks(bounds):
-                counted += self.encoder.count(pfn, words)
-            return counted, bounds[1]
+        def count(chunk: _Chunk) -> tuple[list[Counted], int]:
+            return list(self.encoder.count(chunk[0], self._words(chunk))), chunk[1]
 
-        for counted, pfn_end in in_order(self._stripes(), stripe, threads=self.threads):
+        for counted, pfn_end in in_order(self._chunks(), count, threads=self.threads):
             sink.add(counted, pfn_end)
             self._tell(pfn_end)
         return sink.totals(self.machine, self.book.table(), self.stats(started))
@@ -121,9 +120,10 @@ class PageScan:
         if self.flags.word(pfn) & KPF.HUGE:
             span = max(span, 1 << 18)
         start = pfn & ~(span - 1)
+        end = min(start + span, self.frames)
         sink = ExtentSink(self.regions, self.book, self.cgroup_codes)
-        for runs in self._runs((start, min(start + span, self.frames))):
-            sink.add(runs)
+        for chunk in self._chunks(start, end):
+            sink.add(self._runs(chunk))
         return sink.map(self.machine, self.book.table(), self.stats(started), self.unseen)
 
     def columns(self) -> Iterator[Columns]:
@@ -135,14 +135,9 @@ class PageScan:
 
     def runs(self) -> Iterator[Runs]:
         """Encoded chunks in frame order."""
-
-        def stripe(bounds: tuple[int, int]) -> list[Runs]:
-            return list(self._runs(bounds))
-
-        for encoded in in_order(self._stripes(), stripe, threads=self.threads):
-            yield from encoded
-            if encoded:
-                self._tell(encoded[-1].pfn_start + encoded[-1].nr_pages)
+        for runs in in_order(self._chunks(), self._runs, threads=self.threads):
+            yield runs
+            self._tell(runs.pfn_start + runs.nr_pages)
 
     def reread(self, result: MemoryMap, *, samples: int = 64, seed: int = 1) -> ScanStats:
         """Read a random sample of blocks again and count the frames that changed since.
@@ -179,38 +174,37 @@ class PageScan:
         self._read = {"mapcounts": 0, "cgroups": 0}
         return time.perf_counter()
 
-    def _stripes(self) -> Iterator[tuple[int, int]]:
-        fair = self.frames // (self.chunk_pages * self.threads * _STRIPES_PER_THREAD)
-        step = self.chunk_pages * max(1, min(fair, _STRIPE_CHUNKS))
-        return ((pfn, min(pfn + step, self.frames)) for pfn in range(0, self.frames, step))
+    def _chunks(self, start: int = 0, end: int | None = None) -> Iterator[_Chunk]:
+        end = self.frames if end is None else end
+        step = self.chunk_pages
+        return ((low, min(low + step, end)) for low in range(start, end, step))
 
-    def _chunks(self, bounds: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-        """(first frame, kpageflags words), the words valid until the next chunk."""
-        for pfn in range(*bounds, self.chunk_pages):
-            words = self._buffer("flags")[: bounds[1] - pfn]
-            self.flags.read_into(pfn, words)
-            yield pfn, words
+    def _words(self, chunk: _Chunk) -> NDArray[np.uint64]:
+        """The kpageflags words of a chunk, valid until this thread's next one."""
+        words = self._buffer("flags", chunk)
+        self.flags.read_into(chunk[0], words)
+        return words
 
-    def _runs(self, bounds: tuple[int, int]) -> Iterator[Runs]:
-        for pfn, words in self._chunks(bounds):
-            mapcounts = cgroups = None
-            if self.mapcounts is not None:
-                mapcounts = self._buffer("mapcounts")[: words.size]
-                self._sparse(self.mapcounts, "mapcounts", pfn, words & _MAPPED != 0, mapcounts)
-            if self.cgroups is not None:
-                cgroups = self._buffer("cgroups")[: words.size]
-                self._sparse(self.cgroups, "cgroups", pfn, self._chargeable(pfn, words), cgroups)
-                if self.machine.behaviour.cgroup_on_head_only:
-                    _spread_from_heads(words, cgroups, self._cgroup_before(pfn, words))
-            yield self.encoder.encode(pfn, words, mapcounts, cgroups)
+    def _runs(self, chunk: _Chunk) -> Runs:
+        pfn, words = chunk[0], self._words(chunk)
+        mapcounts = cgroups = None
+        if self.mapcounts is not None:
+            mapcounts = self._buffer("mapcounts", chunk)
+            self._sparse(self.mapcounts, "mapcounts", pfn, words & _MAPPED != 0, mapcounts)
+        if self.cgroups is not None:
+            cgroups = self._buffer("cgroups", chunk)
+            self._sparse(self.cgroups, "cgroups", pfn, self._chargeable(pfn, words), cgroups)
+            if self.machine.behaviour.cgroup_on_head_only:
+                _spread_from_heads(words, cgroups, self._cgroup_before(pfn, words))
+        return self.encoder.encode(pfn, words, mapcounts, cgroups)
 
-    def _buffer(self, name: str) -> NDArray[np.uint64]:
-        """This thread's own `chunk_pages` words for one file, used again for every chunk."""
+    def _buffer(self, name: str, chunk: _Chunk) -> NDArray[np.uint64]:
+        """This thread's own words for one file, used again for every chunk."""
         buffer: NDArray[np.uint64] | None = getattr(self._buffers, name, None)
         if buffer is None:
             buffer = np.empty(self.chunk_pages, np.uint64)
             setattr(self._buffers, name, buffer)
-        return buffer
+        return buffer[: chunk[1] - chunk[0]]
 
     def _chargeable(self, pfn: int, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which frames may be charged to a cgroup: nothing in a section that reads 0 is."""
@@ -271,6 +265,12 @@ def open_page_files(folder: Path, unseen: dict[str, str]) -> tuple[PageFile, lis
             unseen[column] = str(error)
             others.append(None)
     return flags, others
+
+
+def _fair_chunk(frames: int, threads: int) -> int:
+    fair = frames // (threads * _CHUNKS_PER_THREAD)
+    power_of_two = 1 << fair.bit_length() >> 1
+    return min(max(_SMALLEST_CHUNK, power_of_two), _LARGEST_CHUNK)
 
 
 def _blocks_with(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -63,7 +63,7 @@ _DEVICES = re.compile(
 )
 _KERNEL_NAMES = re.compile(
     r"\[(?:heap|stack|vdso|vvar|vvar_vclock|vsyscall|uprobes|shstk)\]"
-    r"|anon_inode:\[?[A-Za-z0-9_.:-]+\]?|\[aio\]|/\[aio\]|/anon_hugepage|\[anon\]"
+    r"|anon_inode:\[?[A-Za-z0-9_.:-]+\]?|\[aio\]|/\[aio\]|/anon_hugepage|/secretmem|\[anon\]"
 )
 _NAMED = re.compile(
     r"(/memfd:|/SYSV|\[anon:|\[anon_shmem:|/dev/shm/|socket:|pipe:|/dmabuf:|/drm )(.*)"
