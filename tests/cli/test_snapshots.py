@@ -90,9 +90,7 @@ JSON = [
 
 
 @pytest.mark.parametrize("words", JSON, ids=" ".join)
-def test_json_has_a_schema_and_rows(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_a_schema_and_rows(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--source", "bundled:debian-7.2"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert re.fullmatch(r"memdesc-[a-z-]+/1", value["schema"])

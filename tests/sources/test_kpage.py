@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from worlds import write_words
 
 from memdesc.errors import NotReadableError, TruncatedError
-from memdesc.sources.kpage import PageFile, in_order, thread_count
+from memdesc.sources.kpage import PageFile, in_order, share_out, thread_count
 
 WORDS = np.arange(1, 101, dtype=np.uint64)
 
@@ -273,6 +273,62 @@ def test_an_error_of_the_items_stops_the_threads() -> None:
 
     with pytest.raises(OSError, match="no more items"):
         list(in_order(items(), lambda number: number, threads=3))
+    assert not scan_threads()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_every_item_is_taken_once(threads: int) -> None:
+    taken: list[int] = []
+    calls: list[str] = []
+
+    def work(items: Iterator[int]) -> None:
+        for item in items:
+            time.sleep(0.0005)
+            taken.append(item)
+
+    def meanwhile() -> None:
+        calls.append(threading.current_thread().name)
+
+    # A generator: two threads in it at once would be an error.
+    share_out((number for number in range(300)), work, threads=threads, meanwhile=meanwhile)
+    assert sorted(taken) == list(range(300))
+    assert set(calls) == {threading.current_thread().name}
+    assert not scan_threads()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt(), MemoryError()])
+def test_an_error_stops_all_that_share(threads: int, error: BaseException) -> None:
+    taken: list[int] = []
+
+    def work(items: Iterator[int]) -> None:
+        for item in items:
+            taken.append(item)
+            if item == 20:
+                raise error
+            time.sleep(0.0005)
+
+    with pytest.raises(type(error)) as caught:
+        share_out(iter(range(10_000)), work, threads=threads)
+    assert caught.value is error
+    assert len(taken) < 1000
+    assert not scan_threads()
+
+
+def test_an_interrupt_meanwhile_stops_all_that_share() -> None:
+    taken: list[int] = []
+
+    def work(items: Iterator[int]) -> None:
+        for item in items:
+            taken.append(item)
+            time.sleep(0.0005)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        share_out(iter(range(100_000)), work, threads=2, meanwhile=interrupt)
+    assert len(taken) < 10_000
     assert not scan_threads()
 
 

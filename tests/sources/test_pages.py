@@ -259,6 +259,9 @@ def test_a_file_that_shrinks_during_the_scan(tmp_path: Path, threads: int, name:
     os.truncate(tmp_path / name, 30 * SECTION * 8)
     with pytest.raises(TruncatedError, match=f"{name} ended at frame"):
         scan.map()
+    if name == "flags":
+        with pytest.raises(TruncatedError, match="flags ended at frame"):
+            scan.totals()
 
 
 def test_only_flags_are_required(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ class TotalsSink:
             self._pages[region, : pages.size] += pages
         self.pfn_end = max(self.pfn_end, pfn_end)
 
+    def merge(self, other: TotalsSink) -> None:
+        """Add what another thread's sink holds."""
+        self.add(enumerate(other._pages), other.pfn_end)
+
     def totals(self, machine: Machine, table: FactTable, stats: ScanStats) -> Totals:
         """Everything added so far."""
         pages = np.zeros((len(self.regions), max(1, len(table))), np.int64)

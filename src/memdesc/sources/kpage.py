@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from memdesc.errors import NotReadableError, TruncatedError
 
-__all__ = ["PageFile", "in_order", "thread_count"]
+__all__ = ["PageFile", "in_order", "keep_heap", "share_out", "thread_count"]
 
 WORD_BYTES = 8
 _Item = TypeVar("_Item")
@@ -145,6 +145,44 @@ def keep_heap() -> None:
     np.empty(8 << 20, np.uint8)
 
 
+def share_out(
+    items: Iterator[_Item],
+    work: Callable[[Iterator[_Item]], None],
+    *,
+    threads: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Call `work` in `threads` threads, all of which take `items` from one iterator.
+
+    Quicker than `in_order`, where results need no order. `meanwhile` is called here, ten
+    times a second and at the end. The first error stops all and is raised here; no thread is
+    left behind.
+    """
+    shared = _Shared(items)
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            work(shared)
+        except BaseException as error:  # handed to the thread that waits
+            errors.append(error)
+            shared.stop()
+
+    pool = _pool(serve, threads)
+    try:
+        for thread in pool:
+            thread.start()
+        for thread in pool:
+            while thread.is_alive():
+                thread.join(0.1)
+                meanwhile()
+    finally:
+        shared.stop()
+        _join(pool)
+    if errors:
+        raise errors[0]
+
+
 def in_order(
     items: Iterator[_Item], work: Callable[[_Item], _Result], *, threads: int
 ) -> Iterator[_Result]:
@@ -163,10 +201,7 @@ def in_order(
         while (task := tasks.get()) is not None:
             task.run(work)
 
-    pool = [
-        threading.Thread(target=serve, name=f"memdesc-scan-{number}", daemon=True)
-        for number in range(threads)
-    ]
+    pool = _pool(serve, threads)
     try:
         for thread in pool:
             thread.start()
@@ -183,9 +218,43 @@ def in_order(
             task.cancelled = True
         for _ in pool:
             tasks.put(None)
-        for thread in pool:
-            if thread.ident is not None:
-                thread.join()
+        _join(pool)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _pool(target: Callable[[], None], threads: int) -> list[threading.Thread]:
+    return [
+        threading.Thread(target=target, name=f"memdesc-scan-{number}", daemon=True)
+        for number in range(threads)
+    ]
+
+
+def _join(pool: list[threading.Thread]) -> None:
+    """Wait for those that were started: an interrupt may come between two starts."""
+    for thread in pool:
+        if thread.ident is not None:
+            thread.join()
+
+
+class _Shared(Iterator[_Item]):
+    """An iterator that several threads may use, until one of them stops it."""
+
+    def __init__(self, items: Iterator[_Item]) -> None:
+        self._items = items
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __next__(self) -> _Item:
+        with self._lock:
+            if self._stopped:
+                raise StopIteration
+            return next(self._items)
+
+    def stop(self) -> None:
+        """Let there be no further items."""
+        self._stopped = True
 
 
 class _Task(Generic[_Item, _Result]):

@@ -27,16 +27,15 @@ from memdesc.map.facts import FactBook
 from memdesc.map.machine import Machine
 from memdesc.map.regions import Regions, regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
-from memdesc.sources.kpage import PageFile, in_order, keep_heap, thread_count
+from memdesc.sources.kpage import PageFile, in_order, keep_heap, share_out, thread_count
 
 __all__ = ["PageScan", "Progress"]
 
-Counted = tuple[int, NDArray[np.float64]]
-_Chunk = tuple[int, int]
-"""Frames [start, end)."""
-
 Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
+
+_Chunk = tuple[int, int]
+"""Frames [start, end)."""
 
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 1 << 16, 1 << 18
 """Frames read at a time: 512 KiB to 2 MiB of words, which stay in the processor's cache until
@@ -86,14 +85,21 @@ class PageScan:
     def totals(self) -> Totals:
         """Count every frame by region and fact; memory does not grow with the machine."""
         started = self._begin()
-        sink = TotalsSink(self.regions)
+        sinks = [TotalsSink(self.regions)]
 
-        def count(chunk: _Chunk) -> tuple[list[Counted], int]:
-            return list(self.encoder.count(chunk[0], self._words(chunk))), chunk[1]
+        def count(chunks: Iterator[_Chunk]) -> None:
+            sink = TotalsSink(self.regions)
+            sinks.append(sink)
+            for chunk in chunks:
+                sink.add(self.encoder.count(chunk[0], self._words(chunk)), chunk[1])
 
-        for counted, pfn_end in in_order(self._chunks(), count, threads=self.threads):
-            sink.add(counted, pfn_end)
-            self._tell(pfn_end)
+        def tell() -> None:
+            self._tell(max(sink.pfn_end for sink in sinks))
+
+        share_out(self._chunks(), count, threads=self.threads, meanwhile=tell)
+        sink = sinks[0]
+        for other in sinks[1:]:
+            sink.merge(other)
         return sink.totals(self.machine, self.book.table(), self.stats(started))
 
     def map(self) -> MemoryMap:
@@ -172,6 +178,7 @@ class PageScan:
             read_words=self.flags.read_into,
         )
         self._read = {"mapcounts": 0, "cgroups": 0}
+        self._told = 0
         return time.perf_counter()
 
     def _chunks(self, start: int = 0, end: int | None = None) -> Iterator[_Chunk]:
@@ -238,7 +245,8 @@ class PageScan:
             self._read[name] += frames
 
     def _tell(self, done: int) -> None:
-        if self.progress is not None:
+        if self.progress is not None and done > self._told:
+            self._told = done
             self.progress(done, self.frames)
 
     def stats(self, started: float) -> ScanStats:

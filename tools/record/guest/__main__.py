@@ -36,7 +36,7 @@ SETTINGS = {
 }
 CGROUPS = ("web", "web/frontend", "web/cache", "db", "batch")
 BALLOON_WORD = "memdesc.balloon="
-COMM = {"monitor": "monitor (agent)"}  # a name as awkward as real ones are
+COMM = {"monitor": "monitor (probe)"}  # a name as awkward as real ones are
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
