@@ -254,19 +254,24 @@ KERNEL_UNKNOWN = TypeSet.of(
     MemoryType.FREE_PCP,
     MemoryType.GUARD,
     MemoryType.UNACCEPTED,
+    MemoryType.PAGE_TABLE,
+    MemoryType.ZSMALLOC,
 )
 """Frames with no flag at all: in use by the kernel, or free on a per-CPU list.
-Older kernels add page tables and zsmalloc (`memdesc.rules.classify`)."""
+Page tables of the direct map and zsmalloc without compaction carry no mark either."""
 
 KERNEL_COMPOUND = TypeSet.of(
     MemoryType.LARGE_KMALLOC,
     MemoryType.PAGE_FRAG,
     MemoryType.NET_POOL,
     MemoryType.DRIVER,
+    MemoryType.ACCOUNTED,
 )
 """Compound pages with no other flag."""
 
-KERNEL_MAPPED = TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC, MemoryType.NET_POOL)
+KERNEL_MAPPED = TypeSet.of(
+    MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC, MemoryType.NET_POOL, MemoryType.PAGE_FRAG
+)
 """Mapped into a process, and neither anonymous, file nor shmem: rings, vvar, zero-copy."""
 
 DEVICE = TypeSet.of(
@@ -285,32 +290,30 @@ FREE_LIKE = TypeSet.of(MemoryType.FREE, MemoryType.FREE_PCP, MemoryType.DEFERRED
 """Types whose frames hold nobody's data."""
 
 _KERNEL_CORE = TypeSet.of(MemoryType.VMALLOC, MemoryType.KERNEL_STACK).mask
-_KERNEL_ALL = (
-    KERNEL_UNKNOWN | TypeSet.of(MemoryType.PAGE_TABLE, MemoryType.ZSMALLOC, MemoryType.MOVABLE_OPS)
+_KERNEL_ALL = (KERNEL_UNKNOWN | TypeSet.of(MemoryType.MOVABLE_OPS)).mask
+_IN_FLIGHT = TypeSet.of(
+    MemoryType.FILE, MemoryType.ANON, MemoryType.SHMEM, MemoryType.SWAP_CACHE
 ).mask
+_COMPOUND_CORE = TypeSet.of(MemoryType.LARGE_KMALLOC, MemoryType.DRIVER).mask
+_COMPOUND_ALL = (KERNEL_COMPOUND | TypeSet.of(MemoryType.PAGE_TABLE)).mask
+_MAPPED_CORE = TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC).mask
 
 _FAMILIES: tuple[_Family, ...] = (
     _Family("kernel or per-CPU free, kind not visible", _KERNEL_CORE, _KERNEL_ALL),
     _Family("kernel, hole or device, not visible", _KERNEL_CORE, _KERNEL_ALL | NOT_BACKED.mask),
-    _Family(
-        "kernel compound, kind not visible",
-        TypeSet.of(MemoryType.LARGE_KMALLOC, MemoryType.DRIVER).mask,
-        KERNEL_COMPOUND.mask,
-    ),
-    _Family(
-        "kernel memory mapped to user space",
-        TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC).mask,
-        KERNEL_MAPPED.mask,
-    ),
+    _Family("kernel or in flight, kind not visible", _KERNEL_CORE, _KERNEL_ALL | _IN_FLIGHT),
+    _Family("kernel compound, kind not visible", _COMPOUND_CORE, _COMPOUND_ALL),
+    _Family("kernel compound or folio in the making", _COMPOUND_CORE, _COMPOUND_ALL | _IN_FLIGHT),
+    _Family("kernel memory mapped to user space", _MAPPED_CORE, KERNEL_MAPPED.mask),
     _Family(
         "kernel memory mapped to user space, or zsmalloc",
-        TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.ZSMALLOC).mask,
-        (KERNEL_MAPPED | TypeSet.of(MemoryType.ZSMALLOC)).mask,
+        _MAPPED_CORE,
+        KERNEL_MAPPED.mask | MemoryType.ZSMALLOC.bit,
     ),
     _Family(
-        "kernel, per-CPU free or in flight, not visible",
-        _KERNEL_CORE,
-        _KERNEL_ALL | MemoryType.FILE.bit,
+        "kernel memory mapped to user space, or page cache",
+        _MAPPED_CORE,
+        KERNEL_MAPPED.mask | MemoryType.FILE.bit,
     ),
     _Family("device memory", DEVICE.mask, DEVICE.mask),
     _Family("hole or device memory", DEVICE.mask, (DEVICE | TypeSet.of(MemoryType.HOLE)).mask),

@@ -1,9 +1,6 @@
 """What a kernel release does differently in the files that memdesc reads.
 
 The only module that compares releases.  Everybody else asks a `Behaviour`.
-Where a fact can be seen in the data itself (the NOPAGE bit, a tail that repeats
-its head), the probe wins over the release: see `Behaviour.probed`.
-
 Sources: `fs/proc/page.c:stable_page_flags` and `include/linux/page-flags.h` of
 6.1.192, 6.12.117, 7.2.13, and a running 6.18.44.  Releases between those that
 were read are marked "believed" in the field's docstring.
@@ -25,15 +22,16 @@ from memdesc.errors import FormatError
 
 __all__ = ["UNKNOWN_RELEASE", "Behaviour", "KernelRelease", "behaviour_of", "every_behaviour"]
 
-_RELEASE = re.compile(r"(\d{1,4})\.(\d{1,6})")
+_RELEASE = re.compile(r"([0-9]{1,4})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class KernelRelease:
-    """A kernel release, compared by (major, minor); `text` is what `uname -r` said."""
+    """A kernel release, compared by its numbers; `text` is what `uname -r` said."""
 
     major: int
     minor: int
+    patch: int = 0
     text: str = ""
 
     @classmethod
@@ -48,7 +46,7 @@ class KernelRelease:
                 f"not a kernel release: {text.strip()[:80]!r}",
                 hint="give it as `uname -r` prints it, for example 6.12.117",
             )
-        return cls(int(found[1]), int(found[2]), text.strip())
+        return cls(int(found[1]), int(found[2]), int(found[3] or 0), text.strip())
 
     @property
     def is_known(self) -> bool:
@@ -58,7 +56,7 @@ class KernelRelease:
         return self.text or (f"{self.major}.{self.minor}" if self.is_known else "unknown")
 
 
-UNKNOWN_RELEASE = KernelRelease(0, 0, "")
+UNKNOWN_RELEASE = KernelRelease(0, 0)
 """Stands for a raw file whose kernel nobody named."""
 
 
@@ -70,7 +68,9 @@ class Behaviour:
 
     ksm_bit_on_all_anon: bool
     """KPF_KSM is set on every anonymous page: `mapping & 3` tested only for non-zero.
-    Believed 6.10, read in 6.12.117, right again in 6.18."""
+    From the rewrite in 6.10 (believed) until the fix of June 2026, which went to stable
+    kernels as well: read wrong in 6.12.117, right in 6.18.44 and 7.2.13. Which patch level
+    of the kernels between brought it was not read, so they count as wrong."""
 
     slab_may_show_anon: bool
     """Slab frames can show ANON (and KSM): the `slabs` counter of SLUB's per-CPU partial
@@ -88,15 +88,16 @@ class Behaviour:
     """OFFLINE and PGTABLE appear on heads only. Until 6.16 (believed); read in 6.12."""
 
     kernel_page_tables_typed: bool
-    """Kernel page tables carry PGTABLE, with REFERENCED as PT_kernel. Believed 6.16;
-    seen in 6.18 and 7.2."""
+    """Kernel page tables carry PGTABLE, with REFERENCED as PT_kernel, so that a table
+    without REFERENCED is a user's. Seen in 6.18.44 and 7.2; the mark came by a stable
+    update, so earlier 6.18 kernels do not count."""
 
     balloon_movable_shows_uptodate: bool
     """OFFLINE with UPTODATE is a movable balloon page (PG_movable_ops). Believed 6.17."""
 
     zsmalloc_shows_mmap: bool
     """zsmalloc frames show MMAP and a false kpagecount: the first-object offset lies where
-    `_mapcount` is. Read in 6.1; until 6.10 unverified."""
+    `_mapcount` is. Read in 6.1; until 6.10, as the page type came in 6.11 (believed)."""
 
     zsmalloc_shows_uptodate: bool
     """zsmalloc frames show UPTODATE (PG_movable_ops). Believed 6.17; seen in 7.2."""
@@ -106,6 +107,9 @@ class Behaviour:
 
     thp_bit_means_large_folio: bool
     """KPF_THP is set for any large rmappable folio, not only 2 MiB. From 6.10 (believed)."""
+
+    has_guest_memfd: bool
+    """guest_memfd exists. Believed 6.8."""
 
     pgtable_shows_leaf_user_only: bool
     """PGTABLE misses kernel PTE tables and every P4D and PGD (no constructor ran there).
@@ -130,17 +134,21 @@ def behaviour_of(release: KernelRelease) -> Behaviour:
     unknown = not release.is_known
     return Behaviour(
         release=release,
-        ksm_bit_on_all_anon=unknown or (6, 10) <= version <= (6, 12),
+        ksm_bit_on_all_anon=unknown
+        or ((6, 10) <= version < (7, 2) and not (version == (6, 18) and release.patch >= 44)),
         slab_may_show_anon=unknown or (6, 2) <= version <= (6, 18),
         holes_read_zero=unknown or version >= (6, 15),
         tails_show_own_flags=unknown or version < (6, 10),
         typed_tails_bare=unknown or version < (6, 17),
-        kernel_page_tables_typed=unknown or version >= (6, 16),
+        kernel_page_tables_typed=unknown
+        or version >= (7, 0)
+        or (version == (6, 18) and release.patch >= 44),
         balloon_movable_shows_uptodate=unknown or version >= (6, 17),
-        zsmalloc_shows_mmap=unknown or version < (6, 10),
+        zsmalloc_shows_mmap=unknown or version < (6, 11),
         zsmalloc_shows_uptodate=unknown or version >= (6, 17),
         cgroup_on_head_only=unknown or version < (6, 10),
         thp_bit_means_large_folio=unknown or version >= (6, 10),
+        has_guest_memfd=unknown or version >= (6, 8),
         pgtable_shows_leaf_user_only=unknown or version < (6, 16),
         bootmem_info_private=unknown or version < (7, 0),
     )
@@ -149,5 +157,8 @@ def behaviour_of(release: KernelRelease) -> Behaviour:
 @functools.cache
 def every_behaviour() -> tuple[Behaviour, ...]:
     """One behaviour for each way in which the kernels from 6.1 to 7.2 differ."""
-    releases = ((6, 1), (6, 6), (6, 12), (6, 14), (6, 15), (6, 16), (6, 18), (7, 2))
+    releases = (
+        *((6, 1, 192), (6, 6), (6, 10), (6, 12, 117), (6, 14), (6, 15), (6, 16), (6, 17)),
+        *((6, 18, 44), (7, 2, 13)),
+    )
     return tuple(behaviour_of(KernelRelease(*release)) for release in releases)

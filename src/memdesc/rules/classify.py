@@ -105,6 +105,8 @@ def classify(
     if KPF.NOPAGE in word:
         return _no_page(backing)
     if KPF.HWPOISON in word:
+        if KPF.HUGE in word:
+            return _verdict("huge-hwpoison", T.HUGETLB, T.POISONED)
         return _verdict("hwpoison", T.POISONED)
     if KPF.BUDDY in word:
         return _verdict("buddy", T.FREE)
@@ -125,7 +127,9 @@ def classify(
         return _anonymous(word, context)
     if KPF.SWAPBACKED in word:
         if KPF.SWAPCACHE in word:
-            return _verdict("shmem-swap-cache", T.SWAP_CACHE)
+            return _verdict("swap-cache", T.SWAP_CACHE)
+        if not word & (_CONTENT | KPF.LRU | KPF.MMAP | KPF.DIRTY | KPF.THP):
+            return _verdict("swapbacked-new", T.SHMEM, T.ANON, T.SWAP_CACHE)
         return _verdict("shmem", T.SHMEM)
     if KPF.RESERVED in word:
         return _verdict("reserved-mapped" if KPF.MMAP in word else "reserved", T.RESERVED)
@@ -146,17 +150,10 @@ for _flag in KPF:
     _KNOWN_BITS |= _flag.value
 _MEANINGFUL = _KNOWN_BITS & ~_NOISE.value
 
-_CONTENT = (
-    KPF.UPTODATE
-    | KPF.DIRTY
-    | KPF.WRITEBACK
-    | KPF.LOCKED
-    | KPF.PRIVATE
-    | KPF.OWNER_2
-    | KPF.PRIVATE_2
-)
-_ZSPAGE = KPF.PRIVATE | KPF.LOCKED
-"""Content flags that a zsmalloc frame can show: first of its zspage, or locked."""
+_CONTENT = KPF.UPTODATE | KPF.WRITEBACK | KPF.OWNER_2
+"""Flags that only the owner of content sets."""
+_WEAK = KPF.DIRTY | KPF.LOCKED | KPF.PRIVATE | KPF.PRIVATE_2
+"""Flags that a driver's page can carry too."""
 _IN_USE = KPF.MMAP | KPF.THP | KPF.REFERENCED | KPF.ACTIVE | KPF.UNEVICTABLE | KPF.MLOCKED
 
 
@@ -179,6 +176,8 @@ def _inherited(flags: int, head_flags: int, behaviour: Behaviour) -> int | None:
     """The word to judge a tail by, or None where its own word is the better one."""
     if not head_flags & KPF.COMPOUND_HEAD:
         return None
+    # Poison is the frame's own: a good tail of a folio with a bad head stays good.
+    head_flags &= ~KPF.HWPOISON.value
     if behaviour.tails_show_own_flags:
         return head_flags & ~KPF.COMPOUND_HEAD.value | KPF.COMPOUND_TAIL.value
     bare = flags & _MEANINGFUL & ~_COMPOUND.value == 0
@@ -189,7 +188,7 @@ def _inherited(flags: int, head_flags: int, behaviour: Behaviour) -> int | None:
 
 def _no_page(backing: Backing) -> Verdict:
     if backing is Backing.DEVICE:
-        return Verdict(DEVICE, RULES["nopage-device"])
+        return Verdict(DEVICE | TypeSet.of(T.HOLE), RULES["nopage-device"])
     if backing in (Backing.RAM, Backing.HOLE):
         return _verdict("nopage", T.HOLE)
     return Verdict(DEVICE | TypeSet.of(T.HOLE), RULES["nopage-unknown"])
@@ -212,42 +211,76 @@ def _anonymous(word: KPF, context: Context) -> Verdict:
 
 def _unmarked(word: KPF, context: Context, backing: Backing) -> Verdict:
     """The frames that no type bit marks: file pages, drivers, kernel memory, holes."""
-    behaviour = context.behaviour
     absent = context.absent
-    false_mmap = behaviour.zsmalloc_shows_mmap and KPF.MMAP in word
-    if false_mmap and not word & (_CONTENT & ~_ZSPAGE | KPF.LRU | _COMPOUND):
-        rule, kinds = "zsmalloc-mmap-private", TypeSet.of(T.ZSMALLOC)
-        if KPF.PRIVATE not in word:
-            rule, kinds = "mmap-or-zsmalloc", kinds | KERNEL_MAPPED
-        return _narrowed(rule, kinds, absent)
+    marked = word & (KPF.PRIVATE | KPF.OWNER_2 | KPF.PRIVATE_2)
+    guest = T.GUEST_MEMFD.bit if context.behaviour.has_guest_memfd else 0
     if KPF.LRU in word or (word & _CONTENT and word & _IN_USE):
         # A file system leaves PRIVATE (buffers) or OWNER_2 (mapped to disk) on its pages.
-        if KPF.UNEVICTABLE in word and not word & (KPF.PRIVATE | KPF.OWNER_2 | KPF.PRIVATE_2):
+        if marked:
+            return _verdict("file", T.FILE)
+        if KPF.UNEVICTABLE in word:
             kinds = TypeSet.of(T.FILE, T.SECRETMEM)
             if KPF.MLOCKED not in word:
-                kinds |= TypeSet.of(T.GUEST_MEMFD)
+                kinds = TypeSet(kinds.mask | guest)
             return _narrowed("file-unevictable", kinds, absent)
-        if KPF.MLOCKED in word and KPF.LRU not in word:
+        if KPF.LRU in word:
+            return _verdict("file", T.FILE)
+        if KPF.MLOCKED in word:
             return _narrowed("file-mlocked-batch", TypeSet.of(T.FILE, T.SECRETMEM), absent)
-        return _verdict("file", T.FILE)
+        return _narrowed("file-batch", TypeSet(T.FILE.bit | guest), absent)
+    if word & _COMPOUND and KPF.MMAP not in word:
+        return _compound(word, context)
     if word & _CONTENT:
-        if word & _COMPOUND:
-            return _narrowed("compound-content", KERNEL_COMPOUND | TypeSet.of(T.FILE), absent)
         if not word & ~KPF.OWNER_2:
             return _narrowed("leftover", KERNEL_UNKNOWN | TypeSet.of(T.FILE), absent)
-        return _narrowed("content-alone", TypeSet.of(T.FILE, T.ZSMALLOC), absent)
+        kinds = TypeSet(T.FILE.bit | T.ZSMALLOC.bit | guest)
+        return _narrowed("content-alone", kinds, absent)
     if KPF.MMAP in word:
-        return _narrowed("mmap-alone", KERNEL_MAPPED, absent)
-    if word & _COMPOUND:
-        return _narrowed("compound-alone", KERNEL_COMPOUND, absent)
+        return _mapped(word, context)
+    if word & _WEAK:
+        kinds = KERNEL_UNKNOWN | TypeSet.of(T.FILE)
+        if KPF.LOCKED in word:
+            kinds |= TypeSet.of(T.ANON, T.SHMEM, T.SWAP_CACHE)
+        return _narrowed("weak-marks", kinds, absent)
     return _no_type_flag(word, context, backing)
+
+
+def _mapped(word: KPF, context: Context) -> Verdict:
+    """Mapped, and nothing says that it has content: a driver's page, or zsmalloc on 6.1.
+
+    DIRTY and REFERENCED prove nothing here: unmapping leaves them on any page that is not
+    anonymous (mm/memory.c:zap_pte_range), and io_uring and BPF rings were seen with them.
+    """
+    kinds = KERNEL_MAPPED
+    if context.behaviour.zsmalloc_shows_mmap and not word & (_COMPOUND | KPF.DIRTY):
+        if KPF.PRIVATE in word:
+            # perf's AUX buffer sets PRIVATE as well (kernel/events/ring_buffer.c).
+            kinds = TypeSet.of(T.ZSMALLOC, T.DRIVER_MAPPED)
+            return _narrowed("zsmalloc-mmap-private", kinds, context.absent)
+        return _narrowed("mmap-or-zsmalloc", kinds | TypeSet.of(T.ZSMALLOC), context.absent)
+    if word & (_WEAK | KPF.THP):
+        return _narrowed("mmap-weak", kinds | TypeSet.of(T.FILE), context.absent)
+    return _narrowed("mmap-alone", kinds, context.absent)
+
+
+def _compound(word: KPF, context: Context) -> Verdict:
+    """A compound page that is neither mapped nor on the LRU."""
+    kinds = KERNEL_COMPOUND
+    if context.behaviour.pgtable_shows_leaf_user_only:
+        kinds |= TypeSet.of(T.PAGE_TABLE)
+    if KPF.THP in word:
+        kinds |= TypeSet.of(T.ANON, T.FILE, T.SHMEM)
+    if word & (_CONTENT | _WEAK):
+        kinds |= TypeSet.of(T.FILE)
+    rule = "compound-content" if word & (_CONTENT | _WEAK | KPF.THP) else "compound-alone"
+    return _narrowed(rule, kinds, context.absent)
 
 
 def _no_type_flag(word: KPF, context: Context, backing: Backing) -> Verdict:
     """No bit that says anything about the type; most often the whole word is 0."""
     behaviour = context.behaviour
     if backing is Backing.DEVICE:
-        return Verdict(DEVICE, RULES["zero-device"])
+        return Verdict(DEVICE | TypeSet.of(T.HOLE), RULES["zero-device"])
     if backing is Backing.HOLE and behaviour.holes_read_zero:
         return _verdict("zero-hole", T.HOLE)
     if not word and backing is Backing.ZERO_SECTION_RAM:
@@ -255,10 +288,8 @@ def _no_type_flag(word: KPF, context: Context, backing: Backing) -> Verdict:
     if not word and backing is Backing.ZERO_SECTION and behaviour.holes_read_zero:
         return Verdict(NOT_BACKED, RULES["zero-section"])
     kinds = KERNEL_UNKNOWN
-    if behaviour.pgtable_shows_leaf_user_only:
-        kinds |= TypeSet.of(T.PAGE_TABLE)
     if not behaviour.zsmalloc_shows_uptodate:
-        kinds |= TypeSet.of(T.ZSMALLOC, T.MOVABLE_OPS)
+        kinds |= TypeSet.of(T.MOVABLE_OPS)
     if behaviour.holes_read_zero and backing is not Backing.RAM:
         return _narrowed("zero-unknown-backing", kinds | NOT_BACKED, context.absent)
     return _narrowed("zero", kinds, context.absent)

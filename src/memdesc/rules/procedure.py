@@ -48,7 +48,20 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
         "kernels mean different things by this word, and the release is not known (--kernel)",
         _PAGE_C,
     ),
-    ("hwpoison", _E, "HWPOISON: taken out of use after a memory error", _PAGE_C),
+    (
+        "hwpoison",
+        _E,
+        "HWPOISON: a memory error (or a soft offline) was recorded for this frame; a frame of the "
+        "kernel stays in use all the same",
+        _PAGE_C,
+    ),
+    (
+        "huge-hwpoison",
+        _I,
+        "HUGE with HWPOISON: the bit is the huge page's, and which of its frames is bad is not "
+        "visible",
+        _PAGE_C,
+    ),
     ("buddy", _E, "BUDDY: in the page allocator's free lists", _PAGE_C),
     (
         "slab",
@@ -70,7 +83,7 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
         "callers of __SetPageOffline @7.2",
     ),
     ("huge", _E, "HUGE: a hugetlb folio, in use or in its pool", _PAGE_C),
-    ("zero", _N, "no flag at all: nothing in /proc marks this kind", _PAGE_C),
+    ("zero", _N, "no flag that names a type: nothing in /proc marks this kind", _PAGE_C),
     ("zero-page", _E, "ZERO_PAGE: the shared page of zeroes", _PAGE_C),
     ("huge-zero", _E, "ZERO_PAGE on a large folio: the shared huge page of zeroes", _PAGE_C),
     ("anon", _E, "ANON: anonymous memory of processes", _PAGE_C),
@@ -101,10 +114,17 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
     ),
     ("shmem", _E, "SWAPBACKED without ANON: tmpfs, memfd, shared anonymous, SysV", _PAGE_C),
     (
-        "shmem-swap-cache",
+        "swap-cache",
         _E,
-        "SWAPBACKED with SWAPCACHE, not ANON: shmem that also has a swap slot",
+        "SWAPBACKED with SWAPCACHE, not ANON: shmem with a swap slot, or anonymous memory read "
+        "ahead from swap and not mapped yet",
         _PAGE_C,
+    ),
+    (
+        "swapbacked-new",
+        _I,
+        "SWAPBACKED without content: being filled or migrated, shmem or anonymous",
+        "mm/memory.c:do_swap_page, mm/shmem.c @7.2",
     ),
     ("reserved", _E, "RESERVED: kernel image, boot memory or firmware", _PAGE_C),
     (
@@ -116,7 +136,7 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
     (
         "zsmalloc-mmap-private",
         _I,
-        "MMAP with PRIVATE, not UPTODATE, not LRU: zsmalloc (the MMAP bit is false)",
+        "MMAP with PRIVATE and no content: zsmalloc (the MMAP bit is false), or a perf AUX buffer",
         "mm/zsmalloc.c:set_first_obj_offset @6.1",
     ),
     (
@@ -140,9 +160,30 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
         "mm/secretmem.c @7.2; mm/mlock.c @7.2",
     ),
     (
+        "file-batch",
+        _I,
+        "content in use, not swap-backed, not yet on the LRU, no mark of a file system: page "
+        "cache or guest_memfd",
+        "mm/swap.c:folio_add_lru, virt/kvm/guest_memfd.c @7.2",
+    ),
+    (
+        "weak-marks",
+        _N,
+        "only marks that any page can carry (dirty, locked, private): a driver's or kernel page, "
+        "or page cache in the making",
+        "mm/memory.c:zap_pte_range @7.2",
+    ),
+    (
+        "mmap-weak",
+        _I,
+        "mapped, with marks that unmapping leaves on any page: a driver's ring, or page cache",
+        "mm/memory.c:zap_pte_range @7.2",
+    ),
+    (
         "compound-content",
         _I,
-        "a compound page with content but no LRU: page cache not yet on the LRU, or a driver's",
+        "a compound page with content or a large folio's mark, not on the LRU: page cache or a "
+        "folio in the making, or a driver's",
         _PAGE_C,
     ),
     (
@@ -154,7 +195,7 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
     (
         "content-alone",
         _I,
-        "content, no mapping, no LRU: zsmalloc, or page cache not yet on the LRU",
+        "content, no mapping, no LRU: zsmalloc, or page cache (guest_memfd) not yet on the LRU",
         "mm/zpdesc.h, mm/zsmalloc.c @7.2",
     ),
     (
