@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memdesc.map.machine import Counters, IomemRange, Machine, Zone
 from memdesc.map.regions import regions_of
 from memdesc.rules.classify import Backing
+from memdesc.sources.procfs import parse_iomem
 from memdesc.types import PAGE_SIZE_BYTES
 
 FRAMES = 60
@@ -110,3 +112,53 @@ def test_a_frame_that_is_partly_ram_is_none() -> None:
 
 def test_without_iomem_nothing_is_known() -> None:
     assert [region.backing for region in regions_of(Machine()).all] == [Backing.UNKNOWN]
+
+
+# --- machines that are more than one stick of RAM -----------------------------------------
+
+VIRTIO_MEM = """\
+00001000-0009fbff : System RAM
+100000000-13fffffff : virtio0
+  100000000-127ffffff : System RAM (virtio_mem)
+200000000-23fffffff : CXL Window 0
+  200000000-23fffffff : region0
+    200000000-23fffffff : dax0.0
+      200000000-21fffffff : System RAM (kmem)
+"""
+
+
+def test_ram_that_a_driver_onlined_is_ram() -> None:
+    regions = regions_of(Machine(iomem=parse_iomem(VIRTIO_MEM)))
+    assert regions.of(0x100000).backing is Backing.RAM
+    assert regions.of(0x13FFFF).backing is Backing.HOLE, "plugged later, not RAM yet"
+    assert regions.of(0x200000).backing is Backing.RAM
+    assert regions.of(0x220000).backing is Backing.DEVICE
+
+
+def test_an_offline_memory_block_is_not_present() -> None:
+    machine = Machine(iomem=parse_iomem("00000000-3fffffff : System RAM\n"), offline=((8, 16),))
+    regions = regions_of(machine)
+    assert [regions.of(pfn).backing for pfn in (7, 8, 15, 16)] == [
+        Backing.RAM,
+        Backing.HOLE,
+        Backing.HOLE,
+        Backing.RAM,
+    ]
+
+
+def test_frames_that_two_zones_span_belong_to_neither() -> None:
+    zones = (Zone(0, "Normal", 0, 64, 64, 64, 0, 0), Zone(1, "Normal", 32, 64, 64, 64, 0, 0))
+    regions = regions_of(Machine(zones=zones))
+    assert [regions.of(pfn).zone for pfn in (0, 40, 80)] == [zones[0], None, zones[1]]
+
+
+@pytest.mark.parametrize(("listed", "lazy"), [(10_000, False), (30_000, False), (0, True)])
+def test_memory_freed_between_two_reads_is_not_an_uninitialised_memmap(
+    listed: int, lazy: bool
+) -> None:
+    machine = Machine(
+        zones=(Zone(0, "Normal", 0, 1 << 20, 1 << 20, 1 << 19, 0, 0),),
+        iomem=parse_iomem("00000000-ffffffff : System RAM\n"),
+        before=Counters({"MemFree": 20_000 * 4096}, {"nr_free_pages": listed}),
+    )
+    assert regions_of(machine).of(5).deferred_ok is lazy

@@ -42,7 +42,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(path: Path, *, raw: bool) -> dict[int, int]:
     counts: dict[int, int] = {}
-    for row in ledger(RawSource(path, release="6.18.44").totals(), "flags").rows:
+    book = ledger(RawSource(path, release="6.18.44").totals(), "flags")
+    for row in (*book.rows, *book.not_present):
         assert isinstance(row.part_key, int)
         word = page_types_word(row.part_key, raw)
         counts[word] = counts.get(word, 0) + row.frames

@@ -52,6 +52,7 @@ class Ledger:
 
     by: By
     rows: tuple[LedgerRow, ...]
+    """Present frames; the same sum whatever the ledger is split by."""
     not_present: tuple[LedgerRow, ...]
     """Frames of the file that no RAM backs: holes, firmware, device memory."""
     notes: tuple[str, ...] = ()
@@ -131,9 +132,7 @@ def _present(totals: Totals) -> NDArray[np.bool_]:
     gone = totals.table.within(_GONE)
     present = np.zeros(totals.pages.shape, np.bool_)
     for index, region in enumerate(totals.regions.all):
-        if region.backing is Backing.RAM:
-            present[index] = True
-        elif region.backing is Backing.UNKNOWN:
+        if region.backing in (Backing.RAM, Backing.UNKNOWN):
             present[index, : gone.size] = ~gone
     return present
 
@@ -177,16 +176,18 @@ def _zone_name(totals: Totals, index: int) -> tuple[str, str]:
 
 
 def _by_flags(totals: Totals) -> Ledger:
-    """Every frame of the file by its raw word, holes as well, as page-types counts them."""
+    """By raw word. page-types counts the rows and those of `not_present` together."""
     release = totals.machine.release
-    per_fact = totals.pages.sum(axis=0)
-    rows: list[tuple[TypeSet, str, int | str | None, int]] = []
-    for fact in np.flatnonzero(per_fact):
-        word = int(totals.table.flags[fact])
-        name = ",".join(flag_names(word, release)) or "(no flag)"
-        types = TypeSet(int(totals.table.types[fact]))
-        rows.append((types, name, word, int(per_fact[fact])))
-    return Ledger("flags", _rows(rows), (), ("every frame of the file, holes as well",))
+    present = _present(totals)
+    book: dict[bool, list[tuple[TypeSet, str, int | str | None, int]]] = {True: [], False: []}
+    for here, rows in book.items():
+        per_fact = np.where(present == here, totals.pages, 0).sum(axis=0)
+        for fact in np.flatnonzero(per_fact):
+            word = int(totals.table.flags[fact])
+            name = ",".join(flag_names(word, release)) or "(no flag)"
+            types = TypeSet(int(totals.table.types[fact]))
+            rows.append((types, name, word, int(per_fact[fact])))
+    return Ledger("flags", _rows(book[True]), _rows(book[False]))
 
 
 def _by_cgroup(result: MemoryMap) -> Ledger:

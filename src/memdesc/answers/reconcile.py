@@ -8,6 +8,7 @@ so what moved meanwhile is known and not guessed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memdesc.answers.ledger import ledger as ledger_of
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.machine import Machine
@@ -46,6 +48,9 @@ class Line:
     """Upper bound where honest unions may belong to the counter; else `ledger_bytes`."""
     status: Status
     explanation: str
+    tolerance_bytes: int = 0
+    """How far the two may lie apart and still agree: what the counter moved during the scan,
+    and the drift of per-CPU counters."""
 
     @property
     def difference_bytes(self) -> int | None:
@@ -65,6 +70,7 @@ class Line:
             "ledger_bytes": self.ledger_bytes,
             "ledger_bytes_max": self.ledger_bytes_max,
             "difference_bytes": self.difference_bytes,
+            "tolerance_bytes": self.tolerance_bytes,
             "status": self.status,
             "explanation": self.explanation,
         }
@@ -113,7 +119,10 @@ class _Book:
         self.after = self.machine.after.meminfo or self.before
         ram = [region.backing is not Backing.HOLE for region in totals.regions.all]
         self.table = totals.table
+        present = ledger_of(totals)
+        self.present_bytes = present.frames_present * PAGE_SIZE_BYTES
         self.pages: NDArray[np.int64] = totals.pages[np.array(ram, np.bool_)].sum(axis=0)
+        self.has_mapcounts = self.map is not None and self.map.mapcounts is not None
         self.churn_bytes = _churn_bytes(self.machine)
         self.drift_bytes = _DRIFT_PAGES_PER_CPU * self.machine.nr_cpus * PAGE_SIZE_BYTES
 
@@ -168,6 +177,7 @@ class _Book:
         most: int | None = None,
         slack: int = 0,
         explained: bool = False,
+        drifts: bool = True,
     ) -> Line | None:
         """Build a line; None where this kernel has no such counter."""
         names = (counter,) if isinstance(counter, str) else counter
@@ -178,29 +188,49 @@ class _Book:
         if ledger is None:
             return Line(title, value, moved, None, None, "not visible", explanation)
         high = ledger if most is None else max(most, ledger)
-        line = Line(title, value, moved, ledger, high, "agrees", explanation)
+        tolerance = moved + slack + (self.drift_bytes if drifts else 0)
+        line = Line(title, value, moved, ledger, high, "agrees", explanation, tolerance)
         difference = abs(line.difference_bytes or 0)
-        if difference <= moved + self.drift_bytes + slack:
+        if difference <= tolerance:
             return line
-        if not explained and difference <= moved + self.drift_bytes + slack + self.churn_bytes:
+        if not explained and difference <= tolerance + self.churn_bytes:
             explained = True
             explanation += (
                 f"; {_mib(self.churn_bytes)} were allocated or freed while the map was read"
             )
         status: Status = "explained" if explained else "differs"
-        return Line(title, value, moved, ledger, high, status, explanation)
+        return dataclasses.replace(line, status=status, explanation=explanation)
 
 
-def _mem_total(book: _Book) -> Line | None:
+def _present(book: _Book) -> Line | None:
+    """The ledger's own sum against the zones: no counter drifts here, so it must be equal."""
     present = book.machine.frames_present
     if present is None:
         return None
-    return book.line(
-        "MemTotal",
+    return _judged(
+        "present (zoneinfo)",
         present * PAGE_SIZE_BYTES,
-        "the ledger counts every present frame; MemTotal leaves out what was reserved at "
-        "boot: kernel image, memmap, firmware",
-        explained=True,
+        book.present_bytes,
+        "frames that System RAM backs, against the present pages of all zones",
+        tolerance=0,
+    )
+
+
+def _mem_total(book: _Book) -> Line | None:
+    managed = sum(zone.managed for zone in book.machine.zones) * PAGE_SIZE_BYTES
+    value, _moved = book.counter("MemTotal")
+    if value is None or not managed:
+        return None
+    deferred = book.bytes_of(T.DEFERRED)
+    return _judged(
+        "MemTotal",
+        value,
+        managed,
+        "managed pages of all zones: present ones without what was reserved at boot (kernel "
+        "image, memmap, firmware)"
+        + ("; uninitialised frames are in MemTotal and not yet managed" if deferred else ""),
+        tolerance=book.drift_bytes,
+        most=managed + deferred,
     )
 
 
@@ -211,7 +241,9 @@ def _mem_free(book: _Book) -> Line | None:
         return book.line(
             "MemFree",
             free,
-            "frames in the buddy lists; free frames on per-CPU lists are in neither",
+            "frames in the buddy lists; free frames on per-CPU lists are in neither, and memory "
+            "not accepted yet is in the counter only",
+            most=free + (book.counter("Unaccepted")[0] or 0),
         )
     total, _moved = book.counter("MemFree")
     buddy = book.vmstat_bytes("nr_free_pages")
@@ -241,27 +273,29 @@ def _cached(book: _Book) -> Line | None:
 
 
 def _anon(book: _Book) -> Line | None:
+    swapped = book.bytes_of(T.SWAP_CACHE, having=KPF.ANON | KPF.MMAP, mapped=True)
     return book.line(
         "AnonPages",
-        book.bytes_of(T.ANON, T.KSM, having=KPF.MMAP)
-        + book.bytes_of(T.SWAP_CACHE, having=KPF.ANON | KPF.MMAP),
-        "mapped anonymous memory, KSM and swap-cached anonymous memory; a folio that is only "
-        "partly mapped is counted whole here",
-        slack=_slack(book, "AnonPages", 0.02),
+        book.bytes_of(T.ANON, T.KSM, having=KPF.MMAP, mapped=True) + swapped,
+        "anonymous memory that is mapped, KSM and its swap cache"
+        + ("" if book.has_mapcounts else f"; {_WHOLE_FOLIOS}"),
+        slack=0 if book.has_mapcounts else _slack(book, "AnonPages", 0.02),
     )
+
+
+_WHOLE_FOLIOS = "without map counts a folio counts whole when any part of it is mapped"
 
 
 def _mapped(book: _Book) -> Line | None:
     kinds = (T.FILE, T.SHMEM, T.RESERVED, T.SECRETMEM, T.GUEST_MEMFD)
     low = book.bytes_of(*kinds, mapped=True)
-    driver = book.bytes_maybe(T.DRIVER_MAPPED, having=KPF.MMAP)
+    high = low + book.bytes_maybe(T.DRIVER_MAPPED, T.FILE, having=KPF.MMAP)
+    if book.has_mapcounts:
+        text = "file, shmem, vdso and driver frames with a map count above 0"
+        return book.line("Mapped", low, text, most=high)
+    # Folios that are only partly mapped make this an upper bound.
     return book.line(
-        "Mapped",
-        low,
-        "file, shmem, vdso and driver frames with a map count above 0",
-        most=low + driver + book.bytes_maybe(T.FILE, having=KPF.MMAP),
-        slack=_slack(book, "Mapped", 0.02),
-        explained=book.map is None or book.map.mapcounts is None,
+        "Mapped", 0, f"file, shmem, vdso and driver frames; {_WHOLE_FOLIOS}", most=high
     )
 
 
@@ -291,17 +325,10 @@ def _slab(book: _Book) -> Line | None:
 
 
 def _page_tables(book: _Book) -> Line | None:
-    names = ("PageTables", "SecPageTables")
-    present = tuple(name for name in names if name in book.before)
-    tables = book.bytes_of(T.PAGE_TABLE)
-    hidden = book.machine.behaviour.pgtable_shows_leaf_user_only
     return book.line(
-        present or "PageTables",
-        tables,
-        "this kernel marks no P4D, PGD or kernel PTE table; those are unmarked kernel memory"
-        if hidden
-        else "page tables of processes and of the kernel",
-        most=tables + (book.bytes_maybe(T.PAGE_TABLE) if hidden else 0),
+        "PageTables",
+        book.bytes_of(T.PAGE_TABLE),
+        "page tables that a constructor marked, which are the ones the kernel counts",
         slack=_slack(book, "PageTables", 0.02),
     )
 
@@ -316,15 +343,27 @@ def _unmarked(name: str, what: str) -> Callable[[_Book], Line | None]:
 
 
 def _hugetlb(book: _Book) -> Line | None:
-    return book.line("Hugetlb", book.bytes_of(T.HUGETLB), "hugetlb pools of every size")
+    low = book.bytes_of(T.HUGETLB)
+    return book.line(
+        "Hugetlb",
+        low,
+        "hugetlb pools of every size; of a poisoned huge page every frame shows the mark",
+        most=low + book.bytes_maybe(T.HUGETLB),
+        drifts=False,
+    )
 
 
 def _poisoned(book: _Book) -> Line | None:
+    low = book.bytes_of(T.POISONED)
+    value, _moved = book.counter("HardwareCorrupted")
     return book.line(
         "HardwareCorrupted",
-        book.bytes_of(T.POISONED),
-        "frames taken out of use after a memory error; ignored errors count as well",
-        explained=True,
+        low,
+        "frames with a recorded memory error; the counter keeps errors whose frame was unplugged "
+        "or whose mark was lost",
+        most=low + book.bytes_maybe(T.POISONED),
+        explained=value is not None and value > low,
+        drifts=False,
     )
 
 
@@ -351,15 +390,15 @@ def _kernel_rest(book: _Book) -> Line | None:
     pcp = sum(zone.pcp for zone in book.machine.zones) * PAGE_SIZE_BYTES
     return book.line(
         names,
-        unmarked,
+        0,
         f"vmalloc (kernel stacks as well) and per-CPU memory lie in the unmarked frames, with "
         f"per-CPU free lists ({_mib(pcp)} by zoneinfo), drivers and the network",
         most=unmarked,
-        explained=True,
     )
 
 
 _LINES: tuple[Callable[[_Book], Line | None], ...] = (
+    _present,
     _mem_total,
     _mem_free,
     _cached,
@@ -368,12 +407,29 @@ _LINES: tuple[Callable[[_Book], Line | None], ...] = (
     _shmem,
     _slab,
     _page_tables,
+    _unmarked("SecPageTables", "page tables of virtual machines and IOMMUs"),
     _unmarked("KernelStack", "kernel stacks are vmalloc memory"),
     _kernel_rest,
     _hugetlb,
     _mlocked,
     _poisoned,
 )
+
+
+def _judged(
+    title: str,
+    counter: int,
+    ledger: int,
+    explanation: str,
+    *,
+    tolerance: int,
+    most: int | None = None,
+) -> Line:
+    """A line whose tolerance is given: it agrees within that, or differs."""
+    line = Line(title, counter, 0, ledger, most or ledger, "agrees", explanation, tolerance)
+    if abs(line.difference_bytes or 0) > tolerance:
+        return dataclasses.replace(line, status="differs")
+    return line
 
 
 def _churn_bytes(machine: Machine) -> int:

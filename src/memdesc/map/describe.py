@@ -95,7 +95,9 @@ class MapDescriber:
                     plain,
                     order=NotVisible("free blocks carry no order in /proc; see buddyinfo"),
                     migratetype=NotVisible("shown per block in totals only (pagetypeinfo)"),
-                    reported=bool(flags & KPF.UPTODATE),
+                    reported=True
+                    if flags & KPF.UPTODATE
+                    else NotVisible("shown on the first frame of a block only"),
                 )
             case Slab():
                 return dataclasses.replace(

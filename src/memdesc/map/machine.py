@@ -43,7 +43,11 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class IomemRange:
-    """A top-level range of /proc/iomem, in bytes, half-open."""
+    """A range of /proc/iomem that matters for memory, in bytes, half-open.
+
+    Ranges come in the file's order, an outer one before those inside it, so of two that
+    hold a frame the later one says more.
+    """
 
     phys_start: int
     phys_end: int
@@ -97,6 +101,10 @@ class Machine:
     """Inode number of a memory cgroup -> its path."""
     section_pages: int = 32768
     """Frames per memory section: 128 MiB on x86-64 (SECTION_SIZE_BITS 27)."""
+    offline: tuple[tuple[int, int], ...] = ()
+    """Frames [start, end) of memory blocks that are offline (/sys/devices/system/memory)."""
+    boot_time_unix_s: int | None = None
+    """When the machine was booted (btime in /proc/stat)."""
     ksm_pages_shared: int | None = None
     nr_cpus: int = 1
     """Processors with per-CPU page lists in the first zone of /proc/zoneinfo."""
@@ -183,6 +191,10 @@ class Machine:
                 ),
                 cgroups={_int(int(k)): _text(v) for k, v in value["cgroups"].items()},
                 section_pages=_section(value["section_pages"]),
+                offline=tuple((_int(a), _int(b)) for a, b in value.get("offline", ())),
+                boot_time_unix_s=None
+                if value.get("boot_time_unix_s") is None
+                else _int(value["boot_time_unix_s"]),
                 ksm_pages_shared=None
                 if value["ksm_pages_shared"] is None
                 else _int(value["ksm_pages_shared"]),

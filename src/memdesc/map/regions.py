@@ -61,48 +61,61 @@ _END = 1 << 52
 def regions_of(machine: Machine) -> Regions:
     """Cut the frame space at every border that `machine` knows of.
 
-    System RAM ranges are rounded inwards to whole frames, as the kernel does: a frame that
-    is only partly RAM is not present (mm/memblock.c, arch/x86/kernel/e820.c).
+    A range that several zones span belongs to none: which of them holds a frame is not
+    visible then (nodes may interleave, Normal and Movable overlap on hotplugged memory).
     """
-    ram: list[tuple[int, int, Backing]] = []
-    for entry in machine.iomem:
-        if entry.name == "System RAM":
-            start = (entry.phys_start + PAGE_SIZE_BYTES - 1) >> PAGE_SHIFT
-            ram.append((start, entry.phys_end >> PAGE_SHIFT, Backing.RAM))
-        elif entry.name.startswith("Persistent Memory") or "dax" in entry.name.lower():
-            start = entry.phys_start >> PAGE_SHIFT
-            end = (entry.phys_end + PAGE_SIZE_BYTES - 1) >> PAGE_SHIFT
-            ram.append((start, end, Backing.DEVICE))
+    backings = _backings(machine)
+    offline = machine.offline
     cuts = {0, _END}
-    for start, end, _backing in ram:
+    for start, end, *_rest in (*backings, *offline):
         cuts |= {start, end}
     for each in machine.zones:
         cuts |= {each.pfn_start, each.pfn_end}
     lazy = _counts_uninitialised(machine)
-    points = sorted(cuts)
     regions: list[Region] = []
-    for start, end in itertools.pairwise(points):
-        if start >= end:
-            continue
-        zone = next((z for z in machine.zones if z.pfn_start <= start < z.pfn_end), None)
-        if machine.iomem:
-            backing = next((b for s, e, b in ram if s <= start < e), Backing.HOLE)
-        else:
-            backing = Backing.UNKNOWN
+    for start, end in itertools.pairwise(sorted(cuts)):
+        zones = [z for z in machine.zones if z.pfn_start <= start < z.pfn_end]
+        zone = zones[0] if len(zones) == 1 else None
+        backing = Backing.HOLE if machine.iomem else Backing.UNKNOWN
+        for low, high, kind in backings:
+            if low <= start < high:
+                backing = kind
+        if any(low <= start < high for low, high in offline):
+            backing = Backing.HOLE
         gap = zone.present - zone.managed if zone else 0
         deferred_ok = backing is Backing.RAM and gap >= machine.section_pages and lazy
         regions.append(Region(start, end, zone, backing, deferred_ok))
     return Regions(regions)
 
 
+def _backings(machine: Machine) -> list[tuple[int, int, Backing]]:
+    """Frames of every range of /proc/iomem that holds memory; a later one says more.
+
+    System RAM is rounded inwards to whole frames, as the kernel does: a frame that is only
+    partly RAM is not present (mm/memblock.c, arch/x86/kernel/e820.c).
+    """
+    found: list[tuple[int, int, Backing]] = []
+    for entry in machine.iomem:
+        inner = (entry.phys_start + PAGE_SIZE_BYTES - 1) >> PAGE_SHIFT
+        outer = (entry.phys_end + PAGE_SIZE_BYTES - 1) >> PAGE_SHIFT
+        name = entry.name
+        if name.startswith("System RAM"):
+            # With a suffix it is device memory that a driver onlined: "(kmem)", "(virtio_mem)".
+            found.append((inner, max(inner, entry.phys_end >> PAGE_SHIFT), Backing.RAM))
+        elif name.startswith(("Persistent Memory", "CXL Window", "Soft Reserved", "dax")):
+            found.append((entry.phys_start >> PAGE_SHIFT, outer, Backing.DEVICE))
+    return found
+
+
 def _counts_uninitialised(machine: Machine) -> bool:
     """Whether MemFree exceeds the free lists by a good part of a memory section.
 
     A kernel that initialises its memmap lazily counts those frames in MemFree and not in
-    nr_free_pages; every other kernel counts the same in both (mm/show_mem.c @7.2).
+    nr_free_pages; every other kernel counts the same in both (mm/show_mem.c @7.2). Half a
+    section is the least, because the two files are read one after the other.
     """
     free = machine.before.meminfo.get("MemFree")
     listed = machine.before.vmstat.get("nr_free_pages")
     if free is None or listed is None:
         return False
-    return free // PAGE_SIZE_BYTES - listed >= machine.section_pages // 4
+    return free // PAGE_SIZE_BYTES - listed >= machine.section_pages // 2

@@ -27,6 +27,7 @@ from memdesc.map.facts import FactBook
 from memdesc.map.machine import Machine
 from memdesc.map.regions import Regions, regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
+from memdesc.rules.classify import Backing
 from memdesc.sources.kpage import PageFile, in_order, keep_heap, share_out, thread_count
 
 __all__ = ["PageScan", "Progress"]
@@ -214,11 +215,13 @@ class PageScan:
         return buffer[: chunk[1] - chunk[0]]
 
     def _chargeable(self, pfn: int, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which frames may be charged to a cgroup: nothing in a section that reads 0 is."""
+        """Which frames may be charged to a cgroup: not those that hold nothing."""
         section = self.machine.section_pages
         chargeable: NDArray[np.bool_] = words & _NEVER_CHARGED == 0
         for low in zero_sections(pfn, words, section):
-            chargeable[low : low + section] = False
+            region = self.regions.of(pfn + low)
+            if region.deferred_ok or region.backing is not Backing.RAM:
+                chargeable[low : low + section] = False
         return chargeable
 
     def _cgroup_before(self, pfn: int, words: NDArray[np.uint64]) -> int:
@@ -234,12 +237,18 @@ class PageScan:
         wanted: NDArray[np.bool_],
         into: NDArray[np.uint64],
     ) -> None:
-        """Fill `into` from `file` around the `wanted` frames, and with 0 elsewhere."""
+        """Fill `into` from `file` for the `wanted` frames, and with 0 elsewhere.
+
+        A block is read whole; what it says of frames that nobody asked for is dropped, so that
+        the answer does not depend on who lies next to whom (with CONFIG_NO_PAGE_MAPCOUNT a slab
+        frame shows a false count).
+        """
         into.fill(0)
         frames = 0
         for low, high in _blocks_with(wanted):
             block = into[low:high]
             file.read_into(pfn + low, block)
+            np.multiply(block, wanted[low:high], out=block)
             frames += block.size
         with self._lock:
             self._read[name] += frames

@@ -16,6 +16,7 @@ from pathlib import Path
 from memdesc.errors import FormatError
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.map.machine import Counters, IomemRange, Machine, SlabCache, Zone
+from memdesc.types import PAGE_SHIFT
 
 __all__ = [
     "parse_buddyinfo",
@@ -51,6 +52,7 @@ def read_machine(root: Path, *, release: str | None = None) -> Machine:
     ksm = reader.text("sys/kernel/mm/ksm/pages_shared").strip()
     cmdline = reader.text("proc/cmdline").strip()
     zoneinfo = reader.text("proc/zoneinfo")
+    boot = re.search(r"(?m)^btime ([0-9]{1,12})$", reader.text("proc/stat"))
     return Machine(
         release=parsed,
         hostname=reader.text("proc/sys/kernel/hostname").strip(),
@@ -58,13 +60,13 @@ def read_machine(root: Path, *, release: str | None = None) -> Machine:
         cmdline=cmdline or None,
         zones=parse_zoneinfo(zoneinfo),
         iomem=iomem,
-        before=Counters(
-            parse_meminfo(reader.text("proc/meminfo")), parse_vmstat(reader.text("proc/vmstat"))
-        ),
+        before=_counters(reader),
         buddyinfo=parse_buddyinfo(reader.text("proc/buddyinfo")),
         pagetypeinfo=parse_pagetypeinfo(reader.text("proc/pagetypeinfo")),
         slabinfo=parse_slabinfo(reader.text("proc/slabinfo")),
         cgroups=_read_cgroups(root, reader),
+        offline=_offline_blocks(root),
+        boot_time_unix_s=int(boot[1]) if boot else None,
         ksm_pages_shared=int(ksm) if re.fullmatch(r"[0-9]{1,18}", ksm) else None,
         nr_cpus=len(set(re.findall(r"(?m)^\s+cpu: ([0-9]{1,20})$", zoneinfo))) or 1,
         unseen=reader.unseen,
@@ -73,10 +75,7 @@ def read_machine(root: Path, *, release: str | None = None) -> Machine:
 
 def read_counters(root: Path) -> Counters:
     """Read meminfo and vmstat once more, after a scan."""
-    reader = _Reader(root)
-    return Counters(
-        parse_meminfo(reader.text("proc/meminfo")), parse_vmstat(reader.text("proc/vmstat"))
-    )
+    return _counters(_Reader(root))
 
 
 def with_after(machine: Machine, after: Counters) -> Machine:
@@ -134,19 +133,22 @@ def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
     return tuple(zones)
 
 
-_IOMEM = re.compile(r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
+_IOMEM = re.compile(r"^( *)([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
 
 
 def parse_iomem(text: str) -> tuple[IomemRange, ...]:
-    """Top-level ranges; empty where the kernel hides the addresses (all zero)."""
+    """Top-level ranges, and System RAM at any depth (virtio-mem, device memory used as RAM).
+
+    Empty where the kernel hides the addresses (all zero).
+    """
     ranges: list[IomemRange] = []
     for line in text.splitlines():
         found = _IOMEM.match(line)
         if found is None:
             continue
-        start, end = int(found[1], 16), int(found[2], 16) + 1
-        if end > 1:
-            ranges.append(IomemRange(start, end, found[3]))
+        start, end = int(found[2], 16), int(found[3], 16) + 1
+        if end > 1 and (not found[1] or found[4].startswith("System RAM")):
+            ranges.append(IomemRange(start, end, found[4]))
     return tuple(ranges)
 
 
@@ -209,6 +211,40 @@ class _Reader:
         except OSError as error:
             self.unseen[f"/{name}"] = error.strerror or type(error).__name__
             return ""
+
+
+def _counters(reader: _Reader) -> Counters:
+    """meminfo, with vmstat from before or after it, whichever has more free frames.
+
+    Free memory that moves between the two reads must not look like memory that only one of
+    them counts (`memdesc.map.regions`: uninitialised memmap).
+    """
+    first = parse_vmstat(reader.text("proc/vmstat"))
+    meminfo = parse_meminfo(reader.text("proc/meminfo"))
+    last = parse_vmstat(reader.text("proc/vmstat"))
+    return Counters(meminfo, max(first, last, key=lambda v: v.get("nr_free_pages", 0)))
+
+
+def _offline_blocks(root: Path) -> tuple[tuple[int, int], ...]:
+    """Frames of memory blocks that are not online; none where sysfs does not say."""
+    folder = root / "sys/devices/system/memory"
+    size = _sysfs(folder / "block_size_bytes")
+    if not re.fullmatch(r"[0-9a-f]{1,12}", size):
+        return ()
+    pages = int(size, 16) >> PAGE_SHIFT
+    offline: list[tuple[int, int]] = []
+    for block in folder.glob("memory[0-9]*"):
+        number = block.name.removeprefix("memory")
+        if re.fullmatch(r"[0-9]{1,9}", number) and _sysfs(block / "state") == "offline":
+            offline.append((int(number) * pages, (int(number) + 1) * pages))
+    return tuple(sorted(offline))
+
+
+def _sysfs(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _read_cgroups(root: Path, reader: _Reader) -> dict[int, str]:
