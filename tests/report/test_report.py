@@ -7,8 +7,13 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
+import signal
+import socket
 import stat
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -358,16 +363,69 @@ def test_a_file_is_never_overwritten_unasked(tmp_path: Path) -> None:
             save(place, b"", force=True)
 
 
-def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_is_neither_followed_nor_replaced(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"precious")
     link = tmp_path / "r.html"
     link.symlink_to(other)
-    with pytest.raises(MemdescError):
-        save(link, b"new", force=False)
-    save(link, b"new", force=True)
+    for force in (False, True):
+        with pytest.raises(MemdescError, match="symbolic link"):
+            save(link, b"new", force=force)
     assert other.read_bytes() == b"precious"
-    assert not link.is_symlink()
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link", "dangling link", "directory"])
+def test_only_a_regular_file_is_replaced(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "r.html"
+    match kind:
+        case "pipe":
+            os.mkfifo(target)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as end:
+                end.bind(str(target))
+        case "link":
+            target.symlink_to(os.devnull)
+        case "dangling link":
+            target.symlink_to(tmp_path / "nowhere")
+        case _:
+            target.mkdir()
+    before = target.lstat()
+    words = ["report", "--source", "bundled:debian-6.12", "--force", "--output", str(target)]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert kind.split()[-1] in err
+    assert "hint: " in err
+    after = target.lstat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_it_can_go_to_stdout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    known_source(tmp_path / "tree")
+    words = ["report", "--source", f"tree:{tmp_path / 'tree'}", "--output", "-"]
+    command = f"import sys; from memdesc.cli import main; sys.exit(main({words!r}))"
+    result = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
+    assert Page(result.stdout).contents["h1"]
+    assert not result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]
+    assert main([*words, "--json"]) == 2
+
+
+def test_a_signal_while_saving_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from memdesc.report import save\n"
+        "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "save.save(Path(sys.argv[1]), b'page', force=False)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "r.html")]
+    result = subprocess.run(command, capture_output=True, check=False)
+    assert result.returncode == -signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

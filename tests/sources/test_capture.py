@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +20,21 @@ from captures import assert_equal_maps, attribution, manifest, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memdesc.errors import CaptureError, QuestionError
+from memdesc.cli import main
+from memdesc.errors import CaptureError, MemdescError, QuestionError, SourceError
 from memdesc.kernels.pagemap import Present
-from memdesc.map.extents import MemoryMap
+from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.facts import FactTable
 from memdesc.map.machine import Counters, Machine, Zone
 from memdesc.map.sinks import Columns
 from memdesc.rules.procedure import RULES
 from memdesc.sources import bundled, staging
+from memdesc.sources import capture as module_capture
 from memdesc.sources.capture import Capture
 from memdesc.sources.capture_write import write_capture, write_map
+from memdesc.sources.open import open_source
 from memdesc.sources.pages import PageScan
+from memdesc.sources.signals import unwinding
 from memdesc.sources.source import RawSource, Source
 from memdesc.types import MemoryType, Pid, TypeSet, VirtAddr
 
@@ -396,6 +404,180 @@ def test_an_error_of_the_source_comes_out_as_it_is(
         write_capture(tmp_path / "capture", source.scan())
     assert caught.value is error
     assert sorted(tmp_path.iterdir()) == before
+
+
+# --- signals, and what killed processes leave --------------------------------------------
+
+_SLOW = """
+import sys, time
+from pathlib import Path
+from memdesc.sources.staging import Staging
+with Staging(Path(sys.argv[1])) as staging:
+    staging.write("manifest.json", b"{}")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, str(tmp_path / "capture")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        assert len(hidden(tmp_path)) == 1
+        child.send_signal(number)
+        assert child.wait(30) == -number
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_ends_cleanly_when_terminated(tmp_path: Path) -> None:
+    flags = tmp_path / "flags"
+    np.random.default_rng(1).choice(np.array([0x400, 0x868, 0x80], np.uint64), 1 << 23).tofile(
+        flags
+    )
+    words = ["capture", "--source", str(flags), "--output", str(tmp_path / "capture")]
+    command = f"import sys; from memdesc.cli import main; sys.exit(main({words!r}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        end = time.monotonic() + 60
+        while not hidden(tmp_path) and child.poll() is None and time.monotonic() < end:
+            time.sleep(0.001)
+        child.terminate()
+        _out, err = child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGTERM
+    assert b"Traceback" not in err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["flags"]
+
+
+def test_signals_are_as_before_afterwards(tmp_path: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    write_capture(tmp_path / "capture", world(tmp_path / "world", 500).scan())
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_that_somebody_handles_is_left_alone() -> None:
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    try:
+        with unwinding():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert told == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    return child.pid
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, str(tmp_path / "capture")], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        source = world(tmp_path / "world", 500)
+        write_capture(tmp_path / "capture", source.scan())
+        assert len(hidden(tmp_path)) == 1, "its process lives"
+        (left,) = [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]
+        os.utime(left, (0, 0))
+        write_capture(tmp_path / "capture", source.scan(), force=True)
+        assert left.exists(), "it is old, but its process holds the lock"
+        child.kill()
+    write_capture(tmp_path / "other", source.scan())
+    assert left.exists(), "it belongs to another capture"
+    write_capture(tmp_path / "capture", source.scan(), force=True)
+    assert not hidden(tmp_path)
+
+
+def test_only_what_a_capture_left_is_removed(tmp_path: Path) -> None:
+    dead = dead_process()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "manifest.json").write_text("mine")
+    link = tmp_path / f".capture.{dead}-aaaaaaaa.partial"
+    link.symlink_to(precious)
+    foreign = tmp_path / f".capture.{dead}-bbbbbbbb.partial"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    file = tmp_path / f".capture.{dead}-cccccccc.partial"
+    file.write_text("mine")
+    alive = tmp_path / f".capture.{os.getppid()}-dddddddd.partial"
+    alive.mkdir()
+    old = tmp_path / f".capture.{os.getppid()}-eeeeeeee.partial"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    stale = tmp_path / f".capture.{dead}-ffffffff.partial"
+    stale.mkdir()
+    (stale / "extents.parquet").symlink_to(precious / "manifest.json")
+    write_capture(tmp_path / "capture", world(tmp_path / "world", 500).scan())
+    assert (precious / "manifest.json").read_text() == "mine"
+    assert {entry for entry in tmp_path.iterdir() if entry.name.startswith(".")} == {
+        link, foreign, file, alive,
+    }  # fmt: skip
+
+
+# --- the summary -------------------------------------------------------------------------
+
+
+def test_a_summary_is_the_whole_map_where_that_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_capture(tmp_path / "capture", world(tmp_path / "world").scan())
+    whole = Capture(tmp_path / "capture").summary()
+    assert isinstance(whole, MemoryMap)
+    assert whole.cgroups is not None
+    monkeypatch.setattr(module_capture, "_MAX_SUMMARY_EXTENTS", 10)
+    counted = Capture(tmp_path / "capture").summary()
+    assert isinstance(counted, Totals)
+    assert np.array_equal(counted.pages, whole.totals.pages)
+
+
+# --- what --source names -----------------------------------------------------------------
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "tree/proc/kpageflags").mkdir(parents=True)
+    for spec, words, hint in (
+        ("", "names nothing", "bundled:NAME"),
+        (str(tmp_path / "empty"), "is empty", "64-bit word"),
+        (str(tmp_path / "missing"), "No such file", "bundled:NAME"),
+        ("tree:", "names no directory", "kpagecount"),
+        (f"tree:{tmp_path}", "kpageflags", "zoneinfo"),
+        (f"tree:{tmp_path / 'missing'}", "no such directory", "proc/kpageflags"),
+        (f"tree:{tmp_path / 'tree'}", "is a directory", "proc/kpageflags"),
+    ):
+        with pytest.raises(MemdescError, match=words) as caught:
+            open_source(spec)
+        assert hint in caught.value.hint, spec
+    assert main(["--source", ""]) == 2
+    assert main(["--source", str(tmp_path / "empty")]) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_what_may_not_be_read_says_so(tmp_path: Path) -> None:
+    flags = tmp_path / "flags"
+    np.array([0x400], np.uint64).tofile(flags)
+    write_capture(tmp_path / "capture", RawSource(flags).scan())
+    flags.chmod(0o600)
+    os.seteuid(65534)
+    try:
+        for path in (flags, tmp_path / "capture"):
+            with pytest.raises(SourceError, match="Permission denied") as caught:
+                open_source(str(path))
+            assert "root" in caught.value.hint
+            assert "directory with" not in caught.value.hint
+    finally:
+        os.seteuid(0)
 
 
 # --- plain tables ------------------------------------------------------------------------

@@ -83,6 +83,15 @@ def forge_extents(
     write_manifest(path, value)
 
 
+def without_totals(path: Path) -> None:
+    """As captures were before there was such a table."""
+    (path / "totals.parquet").unlink()
+    value = manifest(path)
+    del value["files"]["totals.parquet"]
+    value["visible"]["files"].remove("totals.parquet")
+    write_manifest(path, value)
+
+
 # --- the manifest ------------------------------------------------------------------------
 
 
@@ -155,6 +164,65 @@ def test_any_change_of_the_manifest(pristine: Path, tmp_path: Path, data: st.Dat
     read_all(tmp_path / "capture")
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("counts", "frames"),
+        ("counts", "pfn_end"),
+        ("counts", "extents"),
+        ("counts", "facts"),
+        ("counts", "cgroups"),
+        ("files", "extents.parquet", "rows"),
+        ("files", "facts.parquet", "rows"),
+        ("files", "mappings.parquet", "rows"),
+        ("files", "mappings.parquet", "size_bytes"),
+        ("scan", "threads"),
+        ("scan", "frames_changed"),
+        ("time_unix_s",),
+    ],
+)
+def test_absurd_numbers_are_refused_at_open(capture: Path, place: tuple[str, ...]) -> None:
+    value = manifest(capture)
+    *path, last = place
+    parent = value
+    for key in path:
+        parent = parent[key]
+    for number in (99999999999999999999, -1, 1 << 52, 10**400):
+        parent[last] = number
+        write_manifest(capture, value)
+        with pytest.raises(CaptureError) as caught:
+            Capture(capture).verify()
+        assert_clear(caught.value)
+        if place != ("counts", "pfn_end"):
+            with pytest.raises(CaptureError):
+                Capture(capture)
+
+
+def test_counts_that_are_off_by_one_are_refused(capture: Path) -> None:
+    good = manifest(capture)
+    for name in good["counts"]:
+        for step in (-1, 1):
+            value = {**good, "counts": {**good["counts"], name: good["counts"][name] + step}}
+            write_manifest(capture, value)
+            with pytest.raises(CaptureError):
+                Capture(capture)
+    frames = good["counts"]["frames"] + 1
+    write_manifest(
+        capture, {**good, "counts": {**good["counts"], "frames": frames, "pfn_end": frames}}
+    )
+    with pytest.raises(CaptureError):
+        Capture(capture).verify()
+
+
+@pytest.mark.parametrize("what", ["files", "columns"])
+def test_what_is_visible_is_what_is_there(capture: Path, what: str) -> None:
+    good = manifest(capture)
+    for listed in ([], None, [*good["visible"][what], "x"], [[]], good["visible"][what][1:]):
+        write_manifest(capture, {**good, "visible": {**good["visible"], what: listed}})
+        with pytest.raises(CaptureError):
+            Capture(capture)
+
+
 def test_files_have_fixed_names(capture: Path) -> None:
     good = manifest(capture)
     for name in ("../outside.parquet", "/etc/passwd", "manifest.json", "other.parquet", "a/b"):
@@ -178,6 +246,92 @@ def test_a_missing_file(pristine: Path, tmp_path: Path) -> None:
         error = refused(copy)
         assert name in error.path
         assert "missing" in error.hint
+        with pytest.raises(CaptureError, match=name):
+            Capture(copy)
+
+
+def test_a_capture_that_may_not_be_read_says_so(
+    capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: Any, **_options: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(CaptureError, match="Permission denied") as caught:
+        Capture(capture)
+    assert "root" in caught.value.hint
+    assert "directory with" not in caught.value.hint
+
+
+# --- totals ------------------------------------------------------------------------------
+
+
+def test_totals_may_be_missing(capture: Path) -> None:
+    expected = Capture(capture).totals().pages
+    without_totals(capture)
+    old = Capture(capture)
+    assert np.array_equal(old.totals().pages, expected)
+    old.verify()
+
+
+def forge_totals(path: Path, batch: Mapping[str, Any]) -> None:
+    rows = len(batch["fact"])
+    data = table_bytes(path.parent / "forged", TABLE_COLUMNS["totals"], batch)
+    forge(path, "totals.parquet", data, rows=rows)
+
+
+@pytest.mark.parametrize(
+    "change", ["more", "negative", "fact", "region", "no zero", "twice", "none"]
+)
+def test_totals_that_cannot_be(capture: Path, change: str) -> None:
+    with (capture / "totals.parquet").open("rb") as file:
+        batch = {
+            name: np.array(values)
+            for name, values in next(read_batches(file, TABLE_COLUMNS["totals"])).items()
+        }
+    match change:
+        case "more":
+            batch["frames"][0] += 1
+        case "negative":
+            batch["frames"][0] = -5
+        case "fact":
+            batch["fact"][0] = 60_000
+        case "region":
+            batch["pfn_start"][-1] = 1 << 51
+        case "no zero":
+            batch["pfn_start"] += 1
+        case "twice":
+            batch = {name: np.concatenate([values, values]) for name, values in batch.items()}
+        case _:
+            batch = {name: values[:0] for name, values in batch.items()}
+    forge_totals(capture, batch)
+    for ask in (Capture.totals, Capture.verify):
+        with pytest.raises(CaptureError) as caught:
+            ask(Capture(capture))
+        assert "totals" in caught.value.path
+
+
+def test_totals_are_held_against_the_extents(capture: Path) -> None:
+    with (capture / "totals.parquet").open("rb") as file:
+        columns = next(read_batches(file, TABLE_COLUMNS["totals"]))
+        batch = {name: np.array(values) for name, values in columns.items()}
+    batch["frames"][0] += 1
+    batch["frames"][1] -= 1  # another fact of the same region: every sum still holds
+    forge_totals(capture, batch)
+    with pytest.raises(CaptureError, match="not those of the extents"):
+        Capture(capture).verify()
+
+
+def test_borders_that_this_version_draws_elsewhere_are_counted_anew(capture: Path) -> None:
+    value = json.loads((capture / "machine.json").read_text())
+    value["iomem"] = [{"phys_start": 0, "phys_end": (1000 << 12) - 1, "name": "System RAM"}]
+    before = Capture(capture).totals().pages
+    forge(capture, "machine.json", json.dumps(value).encode())
+    after = Capture(capture)
+    assert len(after.totals().pages) != len(before)
+    assert np.array_equal(after.totals().pages, after.map().totals.pages)
+    assert np.array_equal(after.totals().pages.sum(axis=0), before.sum(axis=0))
+    after.verify()
 
 
 def test_a_truncated_or_longer_file(pristine: Path, tmp_path: Path) -> None:
@@ -342,6 +496,7 @@ def test_extents_that_make_no_map(capture: Path, damage: Callable[[dict[str, Any
     damage(rows)
     forge_extents(capture, rows)
     assert "extents" in refused(capture).path
+    without_totals(capture)
     for ask in (Capture.totals, Capture.map, Capture.verify):
         with pytest.raises(CaptureError):
             ask(Capture(capture))
@@ -479,6 +634,7 @@ def test_more_rows_than_a_map_can_have(capture: Path, monkeypatch: pytest.Monkey
     value = manifest(capture)
     value["counts"] |= {"pfn_end": count, "frames": count}
     write_manifest(capture, value)
+    without_totals(capture)
     assert not isinstance(read_all(capture), CaptureError)
     monkeypatch.setattr(capture_read, "_MAX_ROWS_ALWAYS", count - 1)
     monkeypatch.setattr(capture_read, "_MAX_ROWS_PER_BYTE", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from memdesc.cli.common import (
@@ -13,6 +14,7 @@ from memdesc.cli.common import (
     progress,
     size,
 )
+from memdesc.errors import QuestionError
 
 DESCRIPTION = (
     "One self-contained HTML file about this machine's memory: the memory as a picture, the\n"
@@ -22,6 +24,7 @@ DESCRIPTION = (
 EXAMPLES = """
   memdesc report                                 writes memdesc-report.html
   memdesc report --output web01.html --force     replaces an older one
+  memdesc report --output - | ssh web02 'cat > web01.html'
   memdesc report --source bundled:debian-6.12    a recorded machine, no privilege needed
 """
 
@@ -32,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         default="memdesc-report.html",
-        help="where to write (default: memdesc-report.html)",
+        help="where to write (default: memdesc-report.html); - is stdout",
     )
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     add_source_arguments(parser)
@@ -44,8 +47,14 @@ def run(options: argparse.Namespace) -> int:
 
     from memdesc.report.save import check_target, save
 
+    to_stdout = options.output == "-"
     path = Path(options.output)
-    check_target(path, force=options.force)
+    if to_stdout and options.json:
+        raise QuestionError(
+            "--output - and --json both write to stdout", hint="leave one of them out"
+        )
+    if not to_stdout:
+        check_target(path, force=options.force)
     source = open_from(options)
     with progress("reading page flags") as tell:
         result = source.map(tell)
@@ -56,6 +65,11 @@ def run(options: argparse.Namespace) -> int:
     with progress("reading processes") as tell:
         data = report_data(result, source=source.name, attribution=lambda: source.attribution(tell))
     page = render(data)
+    if to_stdout:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(page)
+        sys.stdout.buffer.flush()
+        return 0
     save(path, page, force=options.force)
     if options.json:
         print_json(

@@ -157,8 +157,5 @@ def behaviour_of(release: KernelRelease) -> Behaviour:
 @functools.cache
 def every_behaviour() -> tuple[Behaviour, ...]:
     """One behaviour for each way in which the kernels from 6.1 to 7.2 differ."""
-    releases = (
-        *((6, 1, 192), (6, 6), (6, 10), (6, 12, 117), (6, 14), (6, 15), (6, 16), (6, 17)),
-        *((6, 18, 44), (7, 2, 13)),
-    )
-    return tuple(behaviour_of(KernelRelease(*release)) for release in releases)
+    texts = "6.1.192 6.6 6.10 6.12.117 6.14 6.15 6.16 6.17 6.18.44 7.2.13"
+    return tuple(behaviour_of(KernelRelease.parse(text)) for text in texts.split())

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from memdesc.errors import MemdescError
+from memdesc.sources.signals import unwinding
 
 __all__ = ["check_target", "save"]
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Raise MemdescError where `save` would not write `path`. Asked before the long work."""
-    if path.is_dir():
+    """Raise MemdescError where `save` would not write `path`. Asked before the long work.
+
+    Only a regular file is ever replaced: a link, a pipe or a device would be gone.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except OSError as error:
+        raise _not_written(path, error) from error
+    if stat.S_ISDIR(mode):
         raise MemdescError(f"{path} is a directory", hint="--output takes the name of a file")
-    if not force and os.path.lexists(path):
+    if mode and not stat.S_ISREG(mode):
+        raise MemdescError(
+            f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}, which is not replaced",
+            hint="--output FILE takes the name of a regular file; --output - writes to stdout",
+        )
+    if mode and not force:
         raise MemdescError(
             f"{path} exists already", hint="--force replaces it; --output FILE writes another"
         )
@@ -26,6 +42,15 @@ def check_target(path: Path, *, force: bool) -> None:
         )
 
 
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 def save(path: Path, data: bytes, *, force: bool) -> None:
     """Write `data` to `path`, readable by its owner only.
 
@@ -33,6 +58,11 @@ def save(path: Path, data: bytes, *, force: bool) -> None:
     `force`) or cannot be written.
     """
     check_target(path, force=force)
+    with unwinding():
+        _save(path, data, force=force)
+
+
+def _save(path: Path, data: bytes, *, force: bool) -> None:
     try:
         # mkstemp creates the file with mode 0600.
         handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -44,6 +74,7 @@ def save(path: Path, data: bytes, *, force: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if force:
+            check_target(path, force=True)
             Path(beside).replace(path)
         else:
             _link(Path(beside), path)

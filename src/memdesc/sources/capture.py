@@ -10,7 +10,7 @@ exist, numbers must fit.  What does not hold is one CaptureError with the file a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,9 +35,11 @@ from memdesc.sources.capture_format import (
     MACHINE,
     MAX_PFN,
     STRING,
+    TOTALS,
     CaptureInfo,
 )
 from memdesc.sources.capture_read import CaptureFiles
+from memdesc.sources.capture_totals import RegionCounts
 from memdesc.sources.pages import Progress
 from memdesc.types import PAGE_SHIFT, Pid, TypeSet, VirtAddr
 
@@ -47,6 +49,8 @@ _MAX_ZONES = 1 << 10
 _MAX_IOMEM = 1 << 10
 _MAX_CELLS = 1 << 24
 """Cells of the table regions x facts."""
+_MAX_SUMMARY_EXTENTS = 4_000_000
+"""Up to so many a summary is the whole map: 56 MB, and a second or two."""
 _MIN_WINDOW = 1 << 18
 """Frames of a window: the largest folio, 1 GiB."""
 
@@ -142,23 +146,66 @@ class Capture:
         return regions
 
     def totals(self, progress: Progress | None = None) -> Totals:
-        """Count every frame by region and fact, in a few MB whatever the machine's size."""
+        """Count every frame by region and fact, in a few MB whatever the machine's size.
+
+        The counts were stored with the extents; they are counted again where they were not,
+        or where this version draws the borders of regions elsewhere.
+        """
         regions, table = self._regions, self.table
         pages = np.zeros((len(regions), max(1, len(table))), np.int64)
-        for rows in self._extents(progress):
-            edges = [int(rows.pfn_start[0])]
-            edges += [*regions.borders_within(edges[0], rows.pfn_end), rows.pfn_end]
-            cuts = np.searchsorted(rows.pfn_start, edges)
-            for low, high, pfn in zip(cuts, cuts[1:], edges, strict=False):
-                counted = np.bincount(rows.fact[low:high], weights=rows.nr_pages[low:high])
-                pages[regions.index_of(pfn), : counted.size] += counted.astype(np.int64)
+        starts = [start for start in regions.starts if start < self.info.pfn_end]
+        stored = self._stored_totals()
+        if stored is not None and stored.starts.tolist() == starts:
+            pages[: len(starts)] = stored.pages
+            if progress is not None:
+                progress(self.info.pfn_end, self.info.pfn_end)
+        else:
+            pages[: len(starts)] = self._counted(starts, progress).pages
         return Totals(self.machine, regions, table, pages, self.info.pfn_end, self.info.scan)
+
+    def _counted(self, starts: Sequence[int], progress: Progress | None) -> RegionCounts:
+        counts = RegionCounts(starts, len(self.table))
+        for rows in self._extents(progress):
+            counts.add(rows.pfn_start, rows.nr_pages, rows.fact)
+        return counts
+
+    def _stored_totals(self) -> RegionCounts | None:
+        """The table of totals, checked; None where the capture has none."""
+        if not self.info.has_totals:
+            return None
+        name, pfn_end, facts = f"{TOTALS}.parquet", self.info.pfn_end, len(self.table)
+        with self._files.about(TOTALS):
+            _need(self.info.files[name].rows <= _MAX_CELLS, "it has too many rows")
+            columns = self._whole(TOTALS)
+            first, fact, frames = (np.asarray(columns[key]) for key in columns)
+            starts = np.unique(first)
+            if not pfn_end:
+                _need(not starts.size, "it counts frames where there are none")
+                return RegionCounts([], facts)
+            _need(starts.size > 0 and int(starts[0]) == 0, "its first region is not at frame 0")
+            _need(int(starts[-1]) < pfn_end, "a region lies outside the map")
+            _need(int(fact.max()) < facts, "it has a fact that does not exist")
+            _need(int(frames.min()) > 0 and int(frames.max()) <= pfn_end, "a count is impossible")
+            _need(starts.size * facts <= _MAX_CELLS, "too many regions and facts")
+            counts = RegionCounts(starts.tolist(), facts)
+            place = np.searchsorted(starts, first), fact.astype(np.int64)
+            _need(
+                np.unique(place[0] * facts + place[1]).size == fact.size, "a count is there twice"
+            )
+            counts.pages[place] = frames
+            sizes = np.diff(starts, append=pfn_end)
+            whole = np.array_equal(counts.pages.sum(axis=1), sizes)
+            _need(whole, "its counts are not the frames of the regions")
+        return counts
 
     def map(self, progress: Progress | None = None) -> MemoryMap:
         """The whole map in memory: about 14 bytes per extent."""
         return self._map(self._extents(progress), self.info.extents + len(self._regions))
 
     def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
+        """The whole map where that takes a moment, else its totals."""
+        if self.info.extents <= _MAX_SUMMARY_EXTENTS:
+            return self.map(progress)
         return self.totals(progress)
 
     def window(self, pfn: int) -> MemoryMap:
@@ -218,8 +265,11 @@ class Capture:
         """Read everything once and check it. Raises CaptureError at the first thing wrong."""
         for name in self.info.files:
             self._files.verify(name)
-        for _rows in self._extents(None):
-            pass
+        stored = self._stored_totals()
+        counted = self._counted([0] if stored is None else stored.starts.tolist(), None)
+        with self._files.about(TOTALS):
+            same = stored is None or np.array_equal(stored.pages, counted.pages)
+            _need(same, "its counts are not those of the extents")
         if self.info.has_attribution:
             self.attribution()
 

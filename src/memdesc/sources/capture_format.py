@@ -7,6 +7,7 @@ A capture is a directory of plain tables that any Parquet engine reads:
     extents.parquet     runs of frames with the same facts: pfn_start, nr_pages, fact, ...
     facts.parquet       fact -> kpageflags word, type, rule, certainty
     cgroups.parquet     cgroup -> inode, path
+    totals.parquet      frames by region and fact: the extents, summed up
     processes.parquet, vmas.parquet, mappings.parquet    who maps what, where captured
 
 docs/captures.md is the reference.  Everything here is data that the writer and the
@@ -18,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -37,6 +38,7 @@ __all__ = [
     "SCHEMA",
     "STRING",
     "TABLE_COLUMNS",
+    "TOTALS",
     "CaptureInfo",
     "FileInfo",
     "Redaction",
@@ -51,6 +53,8 @@ MACHINE = "machine.json"
 EXTENTS = "extents"
 FACTS = "facts"
 CGROUPS = "cgroups"
+TOTALS = "totals"
+"""May be missing: it says nothing that the extents do not."""
 ATTRIBUTION_TABLES = ("processes", "vmas", "mappings")
 """Tables of an `Attribution`, all or none."""
 
@@ -73,13 +77,13 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "certainty": STRING,
     },
     CGROUPS: {"cgroup": "uint32", "inode": "uint64", "path": STRING},
+    TOTALS: {"pfn_start": "int64", "fact": "uint16", "frames": "int64"},
 }
-"""Columns of the tables that every capture has. `mapcount` and `cgroup` of the extents are
+"""Columns of the tables that describe the machine. `mapcount` and `cgroup` of the extents are
 there only where they were visible."""
 
 FILE_NAMES = frozenset(
-    [MANIFEST, MACHINE]
-    + [f"{table}.parquet" for table in (EXTENTS, FACTS, CGROUPS, *ATTRIBUTION_TABLES)]
+    [MANIFEST, MACHINE] + [f"{table}.parquet" for table in (*TABLE_COLUMNS, *ATTRIBUTION_TABLES)]
 )
 """Every file that a capture can have. Nothing else is ever opened or removed."""
 
@@ -89,6 +93,9 @@ _MAX_FACTS = 1 << 16
 _MAX_CGROUPS = 1 << 24
 _MAX_FILE_BYTES = 1 << 40
 _MAX_TEXT = 1 << 12
+_MAX_SECONDS = 1e11
+"""Since 1970, or of a scan: three thousand years."""
+_MAX_THREADS = 1 << 20
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _COLUMN_TYPES = frozenset(
@@ -166,6 +173,10 @@ class CaptureInfo:
         return list(self.files[f"{EXTENTS}.parquet"].columns)
 
     @property
+    def has_totals(self) -> bool:
+        return f"{TOTALS}.parquet" in self.files
+
+    @property
     def has_attribution(self) -> bool:
         return f"{ATTRIBUTION_TABLES[0]}.parquet" in self.files
 
@@ -213,11 +224,12 @@ class CaptureInfo:
                 hint="a newer memdesc may have written it: update, or capture again",
             )
         try:
-            counts, scan = value["counts"], value["scan"]
+            counts, scan, visible = value["counts"], value["scan"], value["visible"]
+            frames = _count(counts["frames"], MAX_PFN)
             info = cls(
                 memdesc=_text(value["memdesc"]),
                 kernel=_text(value["kernel"]),
-                time_unix_s=_number(value["time_unix_s"]),
+                time_unix_s=_seconds(value["time_unix_s"]),
                 pfn_end=_count(counts["pfn_end"], MAX_PFN),
                 extents=_count(counts["extents"], MAX_PFN),
                 facts=_count(counts["facts"], _MAX_FACTS),
@@ -227,9 +239,11 @@ class CaptureInfo:
                     _text(value["redaction"]["names"]), _texts(value["redaction"]["rules"])
                 ),
                 scan=ScanStats(
-                    seconds=_number(scan["seconds"]),
+                    seconds=_seconds(scan["seconds"]),
                     **{
-                        item.name: _count(scan[item.name], 1 << 63)
+                        item.name: _count(
+                            scan[item.name], _MAX_THREADS if item.name == "threads" else MAX_PFN
+                        )
                         for item in dataclasses.fields(ScanStats)
                         if item.name != "seconds"
                     },
@@ -237,6 +251,7 @@ class CaptureInfo:
                 files=_files(value["files"]),
                 attribution_report=value["attribution"],
             )
+            listed_files, listed_columns = visible["files"], visible["columns"]
         except CaptureError:
             raise
         except Exception as error:
@@ -245,6 +260,9 @@ class CaptureInfo:
                 hint="it is no manifest that memdesc wrote",
             ) from error
         info._check()
+        _need(frames == info.pfn_end, "the counts of frames differ")
+        _need(_same(listed_files, info.files), "the lists of its files differ")
+        _need(_same(listed_columns, info.columns), "the lists of visible columns differ")
         return info
 
     def _check(self) -> None:
@@ -263,7 +281,10 @@ class CaptureInfo:
             == extent_columns(mapcount="mapcount" in names, cgroup="cgroup" in names),
             f"extents with the columns {names}"[:200],
         )
-        for table in (FACTS, CGROUPS):
+        _need(self.scan.frames_changed <= self.scan.frames_reread, "more changed than was reread")
+        for table in (FACTS, CGROUPS, TOTALS):
+            if table == TOTALS and not self.has_totals:
+                continue
             _need(
                 dict(self.files[f"{table}.parquet"].columns) == TABLE_COLUMNS[table],
                 f"{table} with unexpected columns",
@@ -296,10 +317,21 @@ def _count(value: Any, limit: int) -> int:
     return value
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+def _seconds(value: Any) -> float:
+    is_number = type(value) is int or (type(value) is float and math.isfinite(value))
+    if not is_number or not 0 <= value <= _MAX_SECONDS:
         raise CaptureError(f"the manifest holds no number where one belongs: {value!r:.60}")
     return float(value)
+
+
+def _same(listed: Any, known: Iterable[str]) -> bool:
+    """Whether a list from the manifest holds exactly the `known` names."""
+    names = sorted(known)
+    return (
+        isinstance(listed, list)
+        and len(listed) == len(names)
+        and all(name in listed for name in names)
+    )
 
 
 def _files(value: Any) -> dict[str, FileInfo]:

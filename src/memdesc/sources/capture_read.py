@@ -7,6 +7,7 @@ decodes it.  Whatever is wrong becomes one CaptureError that names the file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -39,12 +40,21 @@ class CaptureFiles:
     """The directory of one capture."""
 
     def __init__(self, path: Path) -> None:
-        """Read the manifest. Raises CaptureError where there is none, or a bad one."""
+        """Read the manifest and look at every file that it lists.
+
+        Raises CaptureError where there is no manifest, or a bad one, and where a file is
+        missing or has another size.
+        """
         self.path = path
         with self.about_file(MANIFEST), self._open(MANIFEST) as file:
             if os.fstat(file.fileno()).st_size > _MAX_MANIFEST_BYTES:
                 raise CaptureError("it is too large for a manifest")
             self.info = CaptureInfo.from_json(_parse(file.read(_MAX_MANIFEST_BYTES)))
+        for name, declared in self.info.files.items():
+            with self.about_file(name):
+                _check_rows(declared)
+                found = (self.path / name).lstat()
+                _check_file(found, declared)
 
     def json(self, name: str) -> Any:
         """The JSON value in the file `name`."""
@@ -62,7 +72,6 @@ class CaptureFiles:
         name = f"{table}.parquet"
         declared = self.info.files[name]
         with self.about_file(name), self._checked(name) as file:
-            _check_rows(declared)
             rows = 0
             for batch in decoded(file, declared.columns, max_text_bytes=_MAX_TEXT_BYTES):
                 rows += len(next(iter(batch.values())))
@@ -83,11 +92,7 @@ class CaptureFiles:
     def _checked(self, name: str) -> Iterator[io.FileIO]:
         declared = self.info.files[name]
         with self._open(name) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != declared.size_bytes:
-                raise CaptureError(
-                    f"it has {size} bytes where {declared.size_bytes} are declared", hint=_DAMAGED
-                )
+            _check_file(os.fstat(file.fileno()), declared)
             if hashlib.file_digest(file, "sha256").hexdigest() != declared.sha256:
                 raise CaptureError("its contents do not match their hash", hint=_DAMAGED)
             file.seek(0)
@@ -121,11 +126,12 @@ class CaptureFiles:
                 hint=error.hint or _DAMAGED,
             ) from error
         except OSError as error:
-            hint = (
-                f"a capture is a directory with a {MANIFEST}"
-                if name == MANIFEST
-                else "a file of the capture is missing, or may not be read: copy it again"
-            )
+            if error.errno in (errno.EACCES, errno.EPERM):
+                hint = "its owner may read it: run as that user or as root, or copy it with sudo"
+            elif name == MANIFEST:
+                hint = f"a capture is a directory with a {MANIFEST}"
+            else:
+                hint = "a file of the capture is missing, or may not be read: copy it again"
             raise CaptureError(
                 f"cannot read the capture {self.path}: {name}: {error.strerror or error}",
                 path=self.path / name,
@@ -137,6 +143,16 @@ class CaptureFiles:
         """For checks of a table's values by others: the same words around their errors."""
         with self.about_file(f"{table}.parquet"):
             yield
+
+
+def _check_file(found: os.stat_result, declared: FileInfo) -> None:
+    """Raise CaptureError where a file cannot be the declared one."""
+    if not stat.S_ISREG(found.st_mode):
+        raise CaptureError("it is no regular file")
+    if found.st_size != declared.size_bytes:
+        raise CaptureError(
+            f"it has {found.st_size} bytes where {declared.size_bytes} are declared", hint=_DAMAGED
+        )
 
 
 def _check_rows(declared: FileInfo) -> None:

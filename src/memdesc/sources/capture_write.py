@@ -24,6 +24,7 @@ from memdesc.map.attribution import Attribution
 from memdesc.map.extents import MemoryMap, ScanStats
 from memdesc.map.facts import FactTable
 from memdesc.map.machine import Counters, Machine
+from memdesc.map.regions import regions_of
 from memdesc.map.sinks import Columns
 from memdesc.rules.procedure import RULES
 from memdesc.sources.capture_format import (
@@ -34,11 +35,13 @@ from memdesc.sources.capture_format import (
     MANIFEST,
     STRING,
     TABLE_COLUMNS,
+    TOTALS,
     CaptureInfo,
     FileInfo,
     Redaction,
     extent_columns,
 )
+from memdesc.sources.capture_totals import RegionCounts
 from memdesc.sources.pages import PageScan, Progress
 from memdesc.sources.redact import Redactor
 from memdesc.sources.staging import Staging
@@ -90,6 +93,7 @@ def write_capture(
             path,
             _with_lengths(stream, scan.frames),
             extent_columns(mapcount=scan.mapcounts is not None, cgroup=scan.cgroups is not None),
+            scan.machine,
             scan.frames,
             finish,
             attribution,
@@ -127,6 +131,7 @@ def write_map(
         path,
         _with_lengths(stream(), result.pfn_end),
         extent_columns(mapcount=result.mapcounts is not None, cgroup=result.cgroups is not None),
+        result.machine,
         result.pfn_end,
         lambda: _Rest(
             result.machine, result.table, result.cgroup_inodes, result.stats, result.unseen
@@ -152,6 +157,7 @@ def _write(
     path: Path,
     extents: Iterator[Batch],
     columns: Mapping[str, str],
+    before: Machine,
     pfn_end: int,
     finish: Callable[[], _Rest],
     attribution: Attribution | None,
@@ -170,11 +176,14 @@ def _write(
             files[f"{name}.parquet"] = FileInfo(file.size_bytes, file.sha256, rows, columns)
             return rows
 
-        extent_count = table(EXTENTS, columns, extents)
+        starts = [start for start in regions_of(before).starts if start < pfn_end]
+        counts = RegionCounts(starts)
+        extent_count = table(EXTENTS, columns, counts.counting(extents))
         rest = finish()
         machine = rest.machine if redactor is None else redactor.machine(rest.machine)
         table(FACTS, TABLE_COLUMNS[FACTS], _fact_rows(rest.table))
         table(CGROUPS, TABLE_COLUMNS[CGROUPS], _cgroup_rows(rest.cgroup_inodes, machine))
+        table(TOTALS, TABLE_COLUMNS[TOTALS], counts.rows())
         for name, values in (attribution.to_tables() if attribution else {}).items():
             kinds = {column: _kind(column, part) for column, part in values.items()}
             table(name, kinds, _slices(name, values, kinds, redactor))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -25,7 +27,9 @@ def open_source(
     cannot be opened, CaptureError for a damaged capture, QuestionError for a `spec` that
     names nothing, FormatError for options that do not fit.
     """
-    is_raw = ":" not in spec and spec != "live" and not Path(spec).is_dir()
+    if not spec:
+        raise QuestionError("--source names nothing", hint=f"it takes:\n{SOURCE_HELP}")
+    is_raw = ":" not in spec and spec != "live" and not os.path.isdir(spec)  # noqa: PTH112 - never raises
     if not is_raw and (kpagecount is not None or kernel is not None):
         raise FormatError(
             "--kpagecount and --kernel go with a raw kpageflags file only",
@@ -40,6 +44,7 @@ def open_source(
         )
     if spec.startswith("tree:"):
         root = Path(spec.removeprefix("tree:"))
+        _check_tree(spec, root)
         return ProcSource(root, name=spec, threads=threads)
     if spec.startswith("bundled:"):
         from memdesc.sources.bundled import open_bundled
@@ -54,19 +59,24 @@ def _open_path(
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise NotReadableError(
-            f"cannot open {path}: {error.strerror}",
-            path=path,
-            hint=f"--source takes:\n{SOURCE_HELP}",
-        ) from error
+        raise _not_opened(path, error) from error
     if stat.S_ISDIR(mode):
         from memdesc.sources.capture import Capture
 
         return Capture(path)
     if not stat.S_ISREG(mode) and path != Path("/proc/kpageflags"):
         raise FormatError(f"{path} is neither a file nor a directory", hint=SOURCE_HELP)
-    with path.open("rb") as file:
-        magic = file.read(8)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(8)
+    except OSError as error:
+        raise _not_opened(path, error) from error
+    if not magic:
+        raise FormatError(
+            f"{path} is empty",
+            hint="a raw file holds one 64-bit word for each frame; files of /proc are copied "
+            "with `cat`: cp and tar see a size of 0",
+        )
     if magic[:4] == b"\x7fELF" or magic == b"KDUMP   ":
         raise FormatError(
             f"{path} is a crash dump, which this version does not read",
@@ -83,3 +93,35 @@ def _open_path(
         release=kernel,
         threads=threads,
     )
+
+
+def _check_tree(spec: str, root: Path) -> None:
+    """Say what a tree needs before its first file is missed."""
+    flags = root / "proc/kpageflags"
+    if spec == "tree:":
+        raise QuestionError("tree: names no directory", hint=_TREE)
+    try:
+        mode = flags.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        is_there = os.path.isdir(root)  # noqa: PTH112 - never raises
+        what = f"it has no {flags}" if is_there else "there is no such directory"
+        raise NotReadableError(f"{root} is no tree: {what}", path=flags, hint=_TREE) from error
+    except OSError as error:
+        raise _not_opened(flags, error) from error
+    if stat.S_ISDIR(mode):
+        raise NotReadableError(f"{root} is no tree: {flags} is a directory", path=flags, hint=_TREE)
+
+
+_TREE = (
+    "tree:DIR needs DIR/proc/kpageflags; beside it, as far as they are there, it uses "
+    "kpagecount, kpagecgroup, meminfo, vmstat, zoneinfo, iomem, buddyinfo, pagetypeinfo, "
+    "slabinfo, sys/kernel/osrelease and [PID]/maps, pagemap"
+)
+
+
+def _not_opened(path: Path, error: OSError) -> NotReadableError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "run as a user who may read it, or as root"
+    else:
+        hint = f"--source takes:\n{SOURCE_HELP}"
+    return NotReadableError(f"cannot open {path}: {error.strerror}", path=path, hint=hint)

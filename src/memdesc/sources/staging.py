@@ -3,24 +3,35 @@
 Files go into a hidden directory beside the target, readable by nobody else, and one
 rename at the end puts it in place.  Whatever goes wrong before, a full disk, a signal, an
 error of the source, removes it again; what stood in the target's place stays until then.
+What a killed process left, the next one for the same target removes: the directory's name
+holds its process id, and its writer holds a lock on it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import os
+import re
 import shutil
+import stat
 import tempfile
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from memdesc.errors import CaptureError
 from memdesc.sources.capture_format import FILE_NAMES, MANIFEST
+from memdesc.sources.signals import unwinding
 
 __all__ = ["OutFile", "Staging"]
+
+_OLD_S = 24 * 3600
+"""A directory of this age is nobody's, whatever its process id says by now."""
 
 
 class Staging:
@@ -39,6 +50,8 @@ class Staging:
         self.target = target.parent.resolve() / target.name
         self._folder = Path()
         self._open: list[OutFile] = []
+        self._lock = -1
+        self._signals = ExitStack()
         if os.path.lexists(self.target):
             try:
                 self._check_replaceable(force=force)
@@ -46,14 +59,22 @@ class Staging:
                 raise self._failed(error) from error
 
     def __enter__(self) -> Self:
+        self._remove_stale()
+        self._signals.enter_context(unwinding())
         try:
             self._folder = Path(
                 tempfile.mkdtemp(
-                    prefix=f".{self.target.name}.", suffix=".partial", dir=self.target.parent
+                    prefix=f".{self.target.name}.{os.getpid()}-",
+                    suffix=".partial",
+                    dir=self.target.parent,
                 )
             )
-        except OSError as error:
-            raise self._failed(error) from error
+            self._lock = _locked(self._folder)
+        except BaseException as error:
+            self._clean()
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
         return self
 
     def __exit__(
@@ -62,10 +83,7 @@ class Staging:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in self._open:
-            file.abandon()
-        if self._folder != Path():
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._clean()
         if isinstance(value, OSError):
             raise self._failed(value) from value
 
@@ -94,13 +112,34 @@ class Staging:
             try:
                 self.target.rename(aside)
                 self._folder.rename(self.target)
+                shutil.rmtree(aside, ignore_errors=True)
             except BaseException:
-                if aside.exists() and not os.path.lexists(self.target):
+                if not os.path.lexists(self.target):
                     aside.rename(self.target)
+                else:
+                    shutil.rmtree(aside, ignore_errors=True)
                 raise
-            shutil.rmtree(aside, ignore_errors=True)
         self._folder = Path()
         _sync(self.target.parent)
+
+    def _clean(self) -> None:
+        """Remove every trace, and let a signal that came meanwhile do what it does."""
+        with self._signals:
+            for file in self._open:
+                file.abandon()
+            if self._folder != Path():
+                shutil.rmtree(self._folder, ignore_errors=True)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    def _remove_stale(self) -> None:
+        """Remove what dead processes left beside the target; best effort."""
+        name = re.compile(rf"\.{re.escape(self.target.name)}\.([0-9]{{1,10}})-\w+\.partial")
+        with suppress(OSError):
+            for entry in list(self.target.parent.iterdir()):
+                if found := name.fullmatch(entry.name):
+                    _remove_if_stale(entry, int(found[1]))
 
     def _check_replaceable(self, *, force: bool) -> None:
         if not force:
@@ -138,6 +177,47 @@ _HINTS = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EROFS: "choose a folder that you may write to",
 }
+
+
+def _remove_if_stale(folder: Path, process: int) -> None:
+    """Remove `folder` if it is a directory of ours that `process` cannot be writing."""
+    with suppress(OSError):
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return
+        if _is_alive(process) and time.time() - found.st_mtime < _OLD_S:
+            return
+        # A process id means nothing across containers and hosts; the lock does.
+        lock = _locked(folder)
+        if lock < 0:
+            return
+        try:
+            if {entry.name for entry in folder.iterdir()} <= FILE_NAMES:
+                shutil.rmtree(folder, ignore_errors=True)  # it follows no links
+        finally:
+            os.close(lock)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock on `folder`; -1 where somebody else has it."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(folder, flags)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return -1
+    return fd
 
 
 class OutFile(io.RawIOBase):
