@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memdesc.answers.diff import diff
 from memdesc.kernels.kpageflags import word_of
+from memdesc.sources.source import RawSource
 from memdesc.types import MemoryType
 
 FREE = word_of(["BUDDY"])
@@ -41,6 +42,19 @@ def test_machines_of_another_size_are_compared_by_type_only(tmp_path: Path) -> N
         worlds.raw_map(tmp_path / "a", [FREE]), worlds.raw_map(tmp_path / "b", [FREE, SLAB])
     )
     assert answer.transitions is None
+    assert answer.why == "different numbers of frames: 1, 2"
+    value = answer.to_json()
+    assert value["comparable"] is False
+    assert value["frames_same_type"] is None
+    assert value["rows"][0]["size_bytes_after"] == 4096
+
+
+def test_an_unknown_kernel_is_the_reason(tmp_path: Path) -> None:
+    one = RawSource(worlds.write_words(tmp_path / "flags.bin", [FREE])).map()
+    answer = diff(one, one, names=("a.bin", "live"))
+    assert answer.why == "the kernels of a.bin and live are not known (--kernel)"
+    other = worlds.raw_map(tmp_path, [FREE])
+    assert diff(other, one).why == "the kernel of AFTER is not known (--kernel)"
 
 
 WORDS = st.lists(st.sampled_from([FREE, SLAB, TABLE, 0]), min_size=8, max_size=8)
@@ -58,6 +72,7 @@ def test_transitions_explain_every_change(
     last = worlds.raw_map(tmp_path / "b", after)
     answer = diff(first, last)
     assert answer.transitions is not None
+    assert answer.frames_same is not None
     assert answer.frames_same + sum(t.frames for t in answer.transitions) == 8
     for change in answer.changes:
         gained = sum(t.frames for t in answer.transitions if t.after == change.types)

@@ -33,6 +33,16 @@ def test_anything_else_gets_a_hint(text: str) -> None:
     assert "phys:0x" in raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "better"),
+    [("phys:1234000", "phys:0x1234000"), ("12:7f05aa000", "12:0x7f05aa000"), ("1:10", "1:0x10")],
+)
+def test_an_address_without_0x_is_refused_with_what_to_write(text: str, better: str) -> None:
+    with pytest.raises(QuestionError) as raised:
+        parse_place(text)
+    assert raised.value.hint.endswith(better)
+
+
 @given(st.text())
 def test_no_text_breaks_it(text: str) -> None:
     try:

@@ -64,6 +64,75 @@ def test_what_takes_any_number_of_places(raw: str, capsys: pytest.CaptureFixture
     assert [row["pfn"] for row in rows] == [0, 6]
 
 
+def test_a_place_without_an_answer_stays_in_its_row(
+    raw: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["what", "0x0", "0x99", "0x6", "--source", raw, "--kernel", "7.2"]
+    assert main([*words, "--json"]) == 2
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)["rows"]
+    assert [row["asked"] for row in rows] == ["0x0", "0x99", "0x6"]
+    assert set(rows[1]) == {"asked", "pfn", "type", "error", "hint"}
+    assert rows[1]["pfn"] is rows[1]["type"] is None
+    assert "outside the map" in rows[1]["error"]
+    assert captured.err == ""
+    assert main(words) == 2
+    out = capsys.readouterr().out
+    assert out.index("0x0  free") < out.index("0x99  error: ") < out.index("0x6  anonymous")
+
+
+@pytest.mark.parametrize(("kernel", "word"), [("99.9", "newer"), ("5.4", "older")])
+def test_a_kernel_that_nobody_read_is_noted(
+    kernel: str, word: str, raw: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ledger", "--source", raw, "--kernel", kernel]) == 0
+    assert capsys.readouterr().err.startswith(f"note: {kernel} is {word} than any kernel")
+
+
+def test_diff_of_raw_files_says_why_frames_are_not_compared(
+    raw: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", raw, raw]) == 0
+    assert "are not known (--kernel)" in capsys.readouterr().out
+    assert main(["diff", raw, raw, "--kernel", "7.2", "--threads", "1"]) == 0
+    assert capsys.readouterr().out == "nothing changed\n"
+
+
+def test_a_raw_file_says_itself_what_it_does_not_show(
+    raw: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--source", raw]) == 0
+    out = capsys.readouterr().out
+    assert "not readable: kernel release: not given (--kernel RELEASE)" in out
+    assert "doctor" not in out
+
+
+def test_a_process_that_was_refused_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memdesc.map.attribution import Attribution, ReadReport
+    from memdesc.sources.capture import Capture
+
+    report = ReadReport(seen=15, read=14, refused=1, problems=((1, "Permission denied"),))
+    whole = Capture.attribution
+
+    def refused(capture: Capture, _progress: object = None) -> Attribution:
+        read = whole(capture)
+        read.processes.pid[read.processes.pid == 1] = 2
+        return Attribution(read.processes, read.vmas, read.mappings, report)
+
+    monkeypatch.setattr(Capture, "attribution", refused)
+    source = ["--source", "bundled:debian-7.2"]
+    assert main(["who", "--pid", "1", *source]) == 2
+    err = capsys.readouterr().err
+    assert "process 1 could not be read: Permission denied" in err
+    assert "memdesc doctor" in err
+    assert main(["who", *source]) == 0
+    assert "1 of 15 processes could not be read (PID 1: Permission denied)" in (
+        capsys.readouterr().out
+    )
+
+
 def test_kpagecount_beside_a_raw_file(
     raw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +147,15 @@ def test_kpagecount_beside_a_raw_file(
 ERRORS: list[tuple[list[str], str, str]] = [
     (["bogus"], "unknown command", "memdesc --help"),
     (["leger"], "unknown command", "did you mean `memdesc ledger`"),
+    (["move"], "`memdesc move` is not part of this version", "overview, ledger"),
+    (["what", "-0x1", "--source", "RAW"], "not negative", "a frame is 0x1234"),
+    (["what", "phys:1234000", "--source", "RAW"], "not a place", "phys:0x1234000"),
+    (["what", "12:7f05aa000", "--source", "RAW"], "not a place", "with 0x: 12:0x7f05aa000"),
+    (["ledger", "--source", ""], "the source has no name", "--source takes"),
+    (["ledger", "--source", "RAW", "--kernel", ""], "not a kernel release", "uname -r"),
+    (["ledger", "--source", "RAW", "--threads", "-1"], "not between 1 and", "CPUs"),
+    (["ledger", "--source", "RAW", "--threads", "9999"], "not between 1 and", "CPUs"),
+    (["diff", "bundled:debian-6.1", "bundled:debian-7.2", "--kernel", "6.1"], "raw", "know"),
     (["what"], "required", "memdesc what --help"),
     (["what", "zz", "--source", "RAW"], "not a place", "phys:0x"),
     (["what", "0x99", "--source", "RAW"], "outside the map", "phys:0x"),
@@ -97,7 +175,7 @@ ERRORS: list[tuple[list[str], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message", "hint"), ERRORS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("words", "message", "hint"), ERRORS, ids=lambda v: str(v)[:60])
 def test_errors_are_two_lines_and_exit_2(
     words: list[str],
     message: str,
@@ -136,6 +214,17 @@ def test_an_interrupt_ends_with_130(
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
+def test_an_interrupt_while_modules_load_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupt)
+    assert main(["ledger"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 def test_a_read_error_in_the_middle_names_the_frame(
     raw: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +243,44 @@ def test_a_closed_pipe_is_no_error(raw: str) -> None:
     )
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["ledger", "--help"], ["ledger", "--json"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(words: list[str], unbuffered: str) -> None:
+    source = [] if "--help" in words else ["--source", "bundled:debian-7.2"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "memdesc", *words, *source],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
+
+
+def test_a_terminal_of_another_encoding_gets_other_bars() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "memdesc", "--source", "bundled:debian-7.2"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "####" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["ledger", "--by", "order"], ["who"], ["what", "0x1000"]])
+def test_no_line_of_a_pipe_ends_in_a_space(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--source", "bundled:debian-7.2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_no_colour_when_asked(raw: str) -> None:

@@ -293,6 +293,9 @@ def test_every_item_is_taken_once(threads: int) -> None:
     share_out((number for number in range(300)), work, threads=threads, meanwhile=meanwhile)
     assert sorted(taken) == list(range(300))
     assert set(calls) == {threading.current_thread().name}
+    calls.clear()
+    share_out(iter([]), work, threads=threads, meanwhile=meanwhile)
+    assert calls, "at the end in any case"
     assert not scan_threads()
 
 

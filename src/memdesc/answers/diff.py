@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.answers.ledger import type_frames
+from memdesc.kernels.release import KernelRelease
 from memdesc.map.extents import MemoryMap
 from memdesc.types import PAGE_SIZE_BYTES, TypeSet
 
@@ -48,8 +49,16 @@ class Diff:
 
     changes: tuple[Change, ...]
     transitions: tuple[Transition, ...] | None
-    """None where the two are not the same machine, running the same kernel."""
-    frames_same: int
+    """None where frame n of one is not known to be frame n of the other."""
+    frames_same: int | None
+    """Frames of the same type in both; None where frames are not compared."""
+    why: str = ""
+    """Why frames are not compared one by one; "" where they are."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether frames were compared one by one."""
+        return not self.why
 
     def to_json(self) -> dict[str, Any]:
         """Schema memdesc-diff/1."""
@@ -61,10 +70,14 @@ class Diff:
                     "frames_before": change.frames_before,
                     "frames_after": change.frames_after,
                     "frames_delta": change.frames_delta,
+                    "size_bytes_before": change.frames_before * PAGE_SIZE_BYTES,
+                    "size_bytes_after": change.frames_after * PAGE_SIZE_BYTES,
                     "size_bytes_delta": change.frames_delta * PAGE_SIZE_BYTES,
                 }
                 for change in self.changes
             ],
+            "comparable": self.comparable,
+            "why": self.why or None,
             "transitions": None
             if self.transitions is None
             else [
@@ -80,8 +93,10 @@ class Diff:
         }
 
 
-def diff(before: MemoryMap, after: MemoryMap) -> Diff:
-    """Compare two maps. Exact for what both read."""
+def diff(
+    before: MemoryMap, after: MemoryMap, *, names: tuple[str, str] = ("BEFORE", "AFTER")
+) -> Diff:
+    """Compare two maps, which `names` call by their names. Exact for what both read."""
     first, last = type_frames(before), type_frames(after)
     same_name = _same_name([*first, *last])
     frames: dict[TypeSet, tuple[int, int]] = {}
@@ -93,8 +108,9 @@ def diff(before: MemoryMap, after: MemoryMap) -> Diff:
             )
     changes = [Change(types, *counts) for types, counts in frames.items()]
     changes.sort(key=lambda change: (-abs(change.frames_delta), change.types.mask))
-    if not _same_machine(before, after):
-        return Diff(tuple(changes), None, 0)
+    why = _why_not_comparable(before, after, names)
+    if why:
+        return Diff(tuple(changes), None, None, why)
     transitions, same = _transitions(before, after)
     return Diff(tuple(changes), transitions, same)
 
@@ -102,13 +118,42 @@ def diff(before: MemoryMap, after: MemoryMap) -> Diff:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _same_machine(before: MemoryMap, after: MemoryMap) -> bool:
-    """Whether frame n of one is frame n of the other, as far as the sources tell."""
-    ranges = [
-        (m.pfn_end, m.machine.release, [(z.node, z.name, z.pfn_start) for z in m.machine.zones])
-        for m in (before, after)
+def _why_not_comparable(
+    before: MemoryMap, after: MemoryMap, names: tuple[str, str] = ("BEFORE", "AFTER")
+) -> str:
+    """Why frame n of one is not frame n of the other, as far as the sources tell; or ""."""
+    unknown = [
+        name
+        for name, result in zip(names, (before, after), strict=True)
+        if not result.machine.release.is_known
     ]
-    return ranges[0] == ranges[1]
+    if unknown:
+        many = "kernels" if len(unknown) > 1 else "kernel"
+        verb = "are" if len(unknown) > 1 else "is"
+        return f"the {many} of {' and '.join(unknown)} {verb} not known (--kernel)"
+    first, last = (_numbers(result.machine.release) for result in (before, after))
+    if first != last:
+        return f"different kernels: {first}, {last}"
+    if before.pfn_end != after.pfn_end:
+        return f"different numbers of frames: {before.pfn_end:,}, {after.pfn_end:,}"
+    old, new = (
+        [(zone.node, zone.name, zone.pfn_start) for zone in result.machine.zones]
+        for result in (before, after)
+    )
+    if old and new and old != new:
+        return "different zones: two machines, or memory was added or removed"
+    booted = [result.machine.boot_time_unix_s for result in (before, after)]
+    if None not in booted and abs((booted[0] or 0) - (booted[1] or 0)) > _BOOT_SLACK_S:
+        return "booted at different times: two machines, or a reboot between"
+    return ""
+
+
+_BOOT_SLACK_S = 2
+"""btime is computed from the clock, and moves with it by a second."""
+
+
+def _numbers(release: KernelRelease) -> str:
+    return f"{release.major}.{release.minor}.{release.patch}"
 
 
 def _same_name(kinds: list[TypeSet]) -> dict[TypeSet, TypeSet]:

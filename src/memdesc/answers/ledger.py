@@ -162,6 +162,8 @@ def _by_region(totals: Totals, by: By) -> Ledger:
             (types, *part_of(int(index)), int(totals.pages[index, fact]))
         )
     notes = []
+    if not totals.machine.iomem and totals.machine.behaviour.holes_read_zero:
+        notes.append("without /proc/iomem, holes that read 0 count among the frames present")
     if by != "type" and not totals.machine.zones:
         notes.append("zones are not visible: the source has no /proc/zoneinfo")
     return Ledger(by, _rows(cells[True]), _rows(cells[False]), tuple(notes))

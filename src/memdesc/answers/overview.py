@@ -29,7 +29,8 @@ class Owner:
     kind: str
     name: str
     size_bytes: int
-    detail: str = ""
+    objects_active: int | None = None
+    """Objects in use, of a slab cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Overview:
         """Schema memdesc-overview/1."""
         return {
             "schema": "memdesc-overview/1",
-            "kernel": str(self.machine.release),
-            "hostname": self.machine.hostname,
+            "kernel": str(self.machine.release) if self.machine.release.is_known else None,
+            "hostname": self.machine.hostname or None,
             "frames_present": self.ledger.frames_present,
             "size_bytes_present": self.ledger.frames_present * PAGE_SIZE_BYTES,
             "rows": self.ledger.to_json()["rows"],
@@ -70,7 +71,12 @@ class Overview:
                 for u in self.unknown
             ],
             "owners": [
-                {"kind": o.kind, "name": o.name, "size_bytes": o.size_bytes, "detail": o.detail}
+                {
+                    "kind": o.kind,
+                    "name": o.name,
+                    "size_bytes": o.size_bytes,
+                    "objects_active": o.objects_active,
+                }
                 for o in self.owners
             ],
             "checks": self.reconciliation.to_json(),
@@ -141,7 +147,7 @@ def _cgroups(source: MemoryMap | Totals, most: int) -> list[Owner]:
 def _slab_caches(machine: Machine, most: int) -> list[Owner]:
     caches = sorted(machine.slabinfo, key=lambda cache: -cache.size_bytes)
     return [
-        Owner("slab cache", cache.name, cache.size_bytes, f"{cache.objects_active:,} objects")
+        Owner("slab cache", cache.name, cache.size_bytes, cache.objects_active)
         for cache in caches[:most]
         if cache.size_bytes
     ]

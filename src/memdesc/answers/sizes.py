@@ -94,17 +94,24 @@ def notes_of(usage: Usage) -> tuple[str, ...]:
 
 def report_notes(report: ReadReport) -> list[str]:
     """What was left out of an attribution, in sentences."""
+    notes = []
+    if report.refused:
+        whom = "; ".join(f"PID {pid}: {why}" for pid, why in report.problems[:3])
+        more = ", ..." if len(report.problems) > 3 else ""
+        whom = f" ({whom}{more})" if whom else ""
+        of = f" of {report.seen}" if report.seen else ""
+        notes.append(
+            f"{report.refused}{of} processes could not be read{whom}: "
+            "what they map is missing, and pages they share count more for the others; "
+            "see memdesc doctor"
+        )
     sentences = (
-        (
-            report.refused,
-            "could not be read: what they map is missing, and pages they share "
-            "count more for the others",
-        ),
         (report.vanished, "ended during the read and are left out"),
         (report.changed, "changed during the read"),
         (report.truncated, "could not be read to the end: the rest of them is missing"),
     )
-    return [f"processes that {text}: {number}" for number, text in sentences if number]
+    notes += [f"processes that {text}: {number}" for number, text in sentences if number]
+    return notes
 
 
 def shown(row: Sequence[TypeShare], limit: int = 3) -> str:

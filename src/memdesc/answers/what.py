@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from memdesc.answers.places import FramePlace, PhysPlace, Place, VirtPlace
+from memdesc.answers.titles import title_of
 from memdesc.descriptors import Descriptor, Nobody, NotVisible
 from memdesc.kernels.kpageflags import KPF, flag_names
 from memdesc.kernels.pagemap import EntryKind, Present
@@ -20,7 +21,7 @@ from memdesc.rules.procedure import Rule
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet, pfn_of, phys_of
 
-__all__ = ["NoPage", "PageAnswer", "describe_page", "pfn_at", "what"]
+__all__ = ["NoAnswer", "NoPage", "PageAnswer", "describe_page", "pfn_at", "what"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,10 @@ class PageAnswer:
             "pfn": self.pfn,
             "phys": phys_of(self.pfn),
             "type": self.types.json,
-            "label": self.types.label,
+            "label": title_of(self.types),
             "certainty": self.rule.certainty.value,
             "rule": self.rule.name,
             "reason": self.rule.text,
-            "source": self.rule.source,
             "flags": self.flags,
             "flag_names": list(self.flag_names),
             "pfn_start": self.pages.pfn_start,
@@ -88,11 +88,11 @@ class PageAnswer:
             "nr_pages": self.pages.nr_pages,
             "size_bytes": self.pages.nr_pages * PAGE_SIZE_BYTES,
             "order": self.order,
-            "zone": self.zone,
+            "zone": self.zone or None,
             "node": self.node,
             "mapcount": _json(self.mapcount),
             "cgroup": _json(self.cgroup),
-            "cgroup_name": self.cgroup_name,
+            "cgroup_name": self.cgroup_name or None,
             "sources": self.sources(),
             "descriptor": {
                 "kind": type(self.descriptor).__name__,
@@ -120,6 +120,24 @@ class NoPage:
             "type": None,
             "entry": self.kind.value,
             "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """The place could not be answered: outside the map, no such process, not readable."""
+
+    asked: str
+    error: str
+    hint: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "asked": self.asked,
+            "pfn": None,
+            "type": None,
+            "error": self.error,
+            "hint": self.hint or None,
         }
 
 
@@ -189,7 +207,7 @@ def describe_page(result: MemoryMap, pfn: Pfn, asked: str = "") -> PageAnswer:
 # --- helpers -----------------------------------------------------------------------------
 
 _ABSENT: dict[EntryKind, str] = {
-    EntryKind.EMPTY: "no page: never touched, freed, or not walked by the kernel (VM_PFNMAP)",
+    EntryKind.EMPTY: "no page: never touched, freed, or memory that the kernel does not show here",
     EntryKind.PRESENT: "present",
     EntryKind.SWAP: "swapped out",
     EntryKind.HWPOISON: "lost to a memory error; touching it gives SIGBUS",

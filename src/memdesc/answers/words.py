@@ -8,7 +8,36 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["percent", "size", "visible"]
+__all__ = ["UNION_WORDS", "percent", "size", "visible"]
+
+UNION_WORDS: dict[str, str] = {
+    "kernel or per-CPU free, kind not visible": (
+        "kernel stacks, vmalloc, per-CPU data, drivers, per-CPU free pages"
+    ),
+    "kernel, hole or device, not visible": (
+        "kernel memory, or holes and device memory: /proc/iomem would tell"
+    ),
+    "kernel compound, kind not visible": (
+        "larger kernel blocks: big kmalloc, network buffers, drivers"
+    ),
+    "kernel memory mapped to user space": (
+        "kernel pages that a program sees: driver rings, vvar, zero-copy"
+    ),
+    "kernel memory mapped to user space, or zsmalloc": (
+        "kernel pages that a program sees, or compressed memory (zsmalloc)"
+    ),
+    "kernel or in flight, kind not visible": (
+        "kernel memory, per-CPU free pages, or pages being set up"
+    ),
+    "kernel compound or folio in the making": ("larger kernel blocks, or large pages being set up"),
+    "kernel memory mapped to user space, or page cache": (
+        "kernel pages that a program sees, or file pages being set up"
+    ),
+    "device memory": "memory of a device: which kind is not shown",
+    "hole or device memory": "no memory at all, or memory of a device",
+    "hole, device or uninitialised": "no memory, device memory, or not set up since boot",
+}
+"""What a union of types can be, by `TypeSet.family`, short enough for a line of a screen."""
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _NAME_LIMIT = 240

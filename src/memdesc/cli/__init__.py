@@ -4,11 +4,15 @@ Each command is one module with `DESCRIPTION`, `EXAMPLES`, `arguments(parser)` a
 `run(options) -> exit code`; it is imported when it runs, so `--help` and `--version`
 load nothing heavy.
 
-Exit codes: 0 answered; 1 answered, and a check found something; 2 could not answer.
+Exit codes: 0 answered; 1 answered, and a check found something; 2 could not answer, or not
+all that was asked; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,13 +48,51 @@ examples:
   memdesc what 0x1234 phys:0x1234000       two places
   memdesc ledger --by cgroup --json
 
-exit codes: 0 answered; 1 answered, and a check found something; 2 could not answer
+exit codes: 0 answered; 1 answered, and a check found something; 2 could not answer,
+or not all that was asked; 130 interrupted
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A terminal or pipe of another encoding gets "?", not a traceback.
+            sys.stdout.reconfigure(errors="replace")
+        try:
+            code = _answer(words)
+        except SystemExit:  # argparse has printed its help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough.
+        _drop_output()
+        return 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        _say(error)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        return 2
+    return code
+
+
+def help_text() -> str:
+    """What `memdesc --help` prints."""
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return _HELP.format(commands="\n".join(lines))
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _answer(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help", "help"):
         if len(words) > 1 and words[1] in COMMANDS:
             words = [words[1], "--help"]
@@ -67,7 +109,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(words)
 
 
-def help_text() -> str:
-    """What `memdesc --help` prints."""
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
-    return _HELP.format(commands="\n".join(lines))
+def _drop_output() -> None:
+    """Send what is still buffered nowhere: Python would complain about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_HINTS = {
+    errno.EACCES: "run as root; `memdesc doctor` says what is readable here",
+    errno.EPERM: "run as root; `memdesc doctor` says what is readable here",
+    errno.ENOENT: "the path does not exist",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+    errno.ENOMEM: "`memdesc ledger` needs the least memory",
+}
+
+
+def _say(error: OSError) -> None:
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"{what}: {error.filename}"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = f"cannot write the output: {what}"
+    print(f"error: {what}", file=sys.stderr)
+    hint = _HINTS.get(error.errno or 0)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)

@@ -6,7 +6,15 @@ import argparse
 import time
 from pathlib import Path
 
-from memdesc.cli.common import add_source_arguments, notice, open_from, print_json, progress, size
+from memdesc.cli.common import (
+    add_source_arguments,
+    envelope,
+    notice,
+    open_from,
+    print_json,
+    progress,
+    size,
+)
 from memdesc.errors import MemdescError, QuestionError
 from memdesc.sources.source import ProcSource, RawSource
 from memdesc.types import PAGE_SIZE_BYTES
@@ -73,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
         )
     seconds = time.perf_counter() - started
     if options.json:
-        print_json({"path": str(output), "seconds": round(seconds, 3), **info.to_json()})
+        value = {"path": str(output), "seconds": round(seconds, 3), **info.to_json()}
+        print_json(envelope(value, source=options.source, kernel=source.machine.release))
     else:
         print(output)
         notice(
@@ -90,7 +99,8 @@ def _verify(path: Path, *, as_json: bool) -> int:
     capture = Capture(path)
     capture.verify()
     if as_json:
-        print_json({"path": str(path), "verified": True, **capture.info.to_json()})
+        value = {"path": str(path), "verified": True, **capture.info.to_json()}
+        print_json(envelope(value, source=str(path), kernel=capture.machine.release))
     else:
         print(f"{path}: whole and undamaged, {capture.info.extents:,} extents")
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from memdesc.answers.doctor import Doctor, doctor
-from memdesc.cli.common import console, print_json, table
+from memdesc.cli.common import console, envelope, print_json, table
+from memdesc.kernels.release import KernelRelease
 
 DESCRIPTION = (
     "What is readable here, what each missing privilege or kernel option costs in answers,\n"
@@ -28,7 +29,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     answer = doctor()
     if options.json:
-        print_json(answer.to_json())
+        value = answer.to_json()
+        for row in value["rows"]:
+            row["remedy"] = row["remedy"] or None
+        kernel = value["kernel"]
+        known = KernelRelease.parse(kernel) if kernel != "unknown" else None
+        print_json(envelope(value, source="live", kernel=known))
     else:
         _show(answer)
     return 0 if answer.is_well else 1
@@ -57,15 +63,11 @@ def _flags(as_json: bool) -> None:
     from memdesc.kernels.kpageflags import BITS
 
     if as_json:
-        print_json(
-            {
-                "schema": "memdesc-flags/1",
-                "rows": [
-                    {"bit": b.bit, "name": b.name, "meaning": b.meaning, "source": b.source}
-                    for b in BITS.values()
-                ],
-            }
-        )
+        rows = [
+            {"bit": b.bit, "name": b.name, "meaning": b.meaning, "source": b.source}
+            for b in BITS.values()
+        ]
+        print_json(envelope({"schema": "memdesc-flags/1", "rows": rows}, source="live"))
         return
-    rows = [[str(b.bit), b.name, b.meaning] for b in BITS.values()]
-    console().print(table(["bit", "name", "meaning"], rows, right=(0,)))
+    cells = [[str(b.bit), b.name, b.meaning] for b in BITS.values()]
+    console().print(table(["bit", "name", "meaning"], cells, right=(0,)))

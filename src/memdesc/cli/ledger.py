@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from memdesc.answers.ledger import BY, Ledger, ledger, needs_extents
+from memdesc.answers.ledger import BY, Ledger, LedgerRow, ledger, needs_extents
 from memdesc.answers.reconcile import Reconciliation, reconcile
 from memdesc.answers.titles import title_of
 from memdesc.cli.common import (
     add_source_arguments,
     console,
-    elide,
+    envelope,
     open_from,
     percent,
     print_json,
@@ -36,7 +37,7 @@ EXAMPLES = """
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", choices=BY, default="type", help="split the rows (default: type)")
     parser.add_argument(
-        "--all", action="store_true", help="every row; otherwise the 40 largest on a terminal page"
+        "--all", action="store_true", help="every row; a terminal shows the 40 largest, a pipe all"
     )
     add_source_arguments(parser)
 
@@ -55,43 +56,36 @@ def run(options: argparse.Namespace) -> int:
     checks = reconcile(result) if options.by == "type" else None
     if options.json:
         value = book.to_json()
-        value["kernel"] = str(result.machine.release)
         value["frames_present_zoneinfo"] = result.machine.frames_present
         if checks is not None:
             value["checks"] = checks.to_json()
-        print_json(value)
+        print_json(envelope(value, source=options.source, kernel=result.machine.release))
     else:
-        _show(book, checks, most=0 if options.all else 40)
+        most = 40 if sys.stdout.isatty() and not options.all else 0
+        _show(book, checks, most=most)
     return 1 if checks is not None and checks.differing else 0
 
 
 def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
     out = console()
-    whole = sum(row.size_bytes for row in book.rows)
-    split = book.by != "type"
-    shown = book.rows[:most] if most else book.rows
-    rows = [
-        [
-            *([elide(row.part, 60)] if split else []),
-            title_of(row.types),
-            size(row.size_bytes),
-            percent(row.size_bytes, whole),
-            f"{row.frames:,}",
-        ]
-        for row in shown
-    ]
-    head = [*([book.by] if split else []), "type", "size", "share", "frames"]
-    first = 1 + split
-    out.print(table(head, rows, right=(first, first + 1, first + 2)))
-    if len(shown) < len(book.rows):
-        out.print(f"... and {len(book.rows) - len(shown)} smaller rows (--all)", style="dim")
+    grouped = book.by in ("zone", "node", "order", "cgroup")
+    rows = _grouped(book) if grouped else _flat(book)
+    texts = (
+        ["type"] if book.by == "type" else [f"{book.by}, type"] if grouped else ["flags", "type"]
+    )
+    head = [*texts, "size", "share", "frames"]
+    shown = rows[:most] if most else rows
+    right = range(len(texts), len(head))
+    out.print(table(head, shown, right=right, elastic=range(len(texts))))
+    if len(shown) < len(rows):
+        out.print(f"... and {len(rows) - len(shown)} more rows (--all)", style="dim")
     out.print(
         f"\n{book.frames_present:,} frames present, {size(book.frames_present * PAGE_SIZE_BYTES)}",
         style="bold",
         highlight=False,
     )
     for row in book.not_present:
-        where = f" ({row.part})" if row.part else ""
+        where = f" ({row.part.strip('()')})" if row.part else ""
         out.print(f"not present: {row.frames:,} frames, {title_of(row.types)}{where}", markup=False)
     if book.free_blocks:
         out.print("\nfree blocks by order, from /proc/buddyinfo", style="bold")
@@ -107,6 +101,42 @@ def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
         out.print(f"note: {note}", markup=False)
     if checks is not None and checks.lines:
         _show_checks(checks)
+
+
+def _flat(book: Ledger) -> list[list[str]]:
+    split = book.by != "type"
+    return [
+        [*([row.part] if split else []), title_of(row.types), *_amounts(book, row.frames)]
+        for row in book.rows
+    ]
+
+
+def _grouped(book: Ledger) -> list[list[str]]:
+    """A line per part with its sum, the largest first, and below it the part's types."""
+    groups: dict[str, list[LedgerRow]] = {}
+    for row in book.rows:
+        groups.setdefault(row.part, []).append(row)
+
+    def place(part: str) -> tuple[bool, int, str]:
+        key = groups[part][0].part_key
+        rank = key if book.by == "order" and isinstance(key, int) else -_frames(groups[part])
+        return key is None, rank, part
+
+    lines = []
+    for part in sorted(groups, key=place):
+        rows = sorted(groups[part], key=lambda row: (-row.frames, row.types.mask))
+        lines.append([part, *_amounts(book, _frames(rows))])
+        lines += [[f"  {title_of(row.types)}", *_amounts(book, row.frames)] for row in rows]
+    return lines
+
+
+def _frames(rows: list[LedgerRow]) -> int:
+    return sum(row.frames for row in rows)
+
+
+def _amounts(book: Ledger, frames: int) -> list[str]:
+    size_bytes = frames * PAGE_SIZE_BYTES
+    return [size(size_bytes), percent(frames, book.frames_present), f"{frames:,}"]
 
 
 def _show_checks(checks: Reconciliation) -> None:

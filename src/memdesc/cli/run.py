@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from memdesc.cli import COMMANDS
 from memdesc.errors import MemdescError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["run"]
 
@@ -25,9 +29,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _Usage(message, hint=f"`{self.prog} --help` shows the options and examples")
 
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own passes over a disk that is full.
+        print(self.format_help(), end="", file=file)
+
 
 def run(words: Sequence[str]) -> int:
-    """Run `words` and return the exit code. Never lets a traceback out for bad input."""
+    """Run `words` and return the exit code. Raises OSError, KeyboardInterrupt, SystemExit."""
     # numpy's linear algebra, which nothing here uses, starts a thread per processor when it
     # is imported: a fifth of the time until a command runs.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -44,21 +52,10 @@ def run(words: Sequence[str]) -> int:
         module.arguments(parser)
         options = parser.parse_args(rest)
         code: int = module.run(options)
-        sys.stdout.flush()
     except MemdescError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _EXTRAS:
@@ -72,11 +69,23 @@ def run(words: Sequence[str]) -> int:
 _EXTRAS = {"arro3": "capture", "jinja2": "report", "duckdb": "sql"}
 
 
+_PLANNED = (
+    *("move", "blocks", "failure", "savings", "matrix"),
+    *("serve", "watch", "scenario", "model", "thread"),
+)
+
+
 def _command(words: Sequence[str]) -> tuple[str, list[str]]:
     if not words or words[0].startswith("-"):
         return "overview", list(words)
     if words[0] in COMMANDS:
+        _check_places(words[0], words[1:])
         return words[0], list(words[1:])
+    if words[0] in _PLANNED:
+        raise _Usage(
+            f"`memdesc {words[0]}` is not part of this version",
+            hint="this version has: " + ", ".join(COMMANDS),
+        )
     import difflib
 
     near = difflib.get_close_matches(words[0], COMMANDS, n=1)
@@ -84,3 +93,13 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]]:
         f"unknown command: {words[0]!r}",
         hint=f"did you mean `memdesc {near[0]}`?" if near else "`memdesc --help` lists them",
     )
+
+
+def _check_places(name: str, words: Sequence[str]) -> None:
+    """Say what is wrong with -0x1, which argparse takes for an option."""
+    wrong = [word for word in words if re.match(r"-(0[xX]|phys:)", word)]
+    if name in ("what", "who") and wrong:
+        raise _Usage(
+            f"not a place: {wrong[0][:60]!r}: frames and addresses are not negative",
+            hint="a frame is 0x1234, a physical address phys:0x1234000",
+        )

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 from memdesc.answers.places import parse_place
 from memdesc.answers.titles import title_of
-from memdesc.answers.what import NoPage, PageAnswer, what
-from memdesc.cli.common import add_source_arguments, notice, open_from, print_json, size, visible
+from memdesc.answers.what import NoAnswer, NoPage, PageAnswer, what
+from memdesc.cli.common import (
+    add_source_arguments,
+    envelope,
+    open_from,
+    print_json,
+    screen_width,
+    size,
+    visible,
+)
 from memdesc.descriptors import NOT_LOOKED, NotVisible
-from memdesc.errors import QuestionError
+from memdesc.errors import NotReadableError, QuestionError
 from memdesc.types import PAGE_SIZE_BYTES, phys_of
 
 DESCRIPTION = (
     "What a page is: its type and the rule that named it, the whole folio or slab it belongs\n"
-    "to, flags in words, counts, owner. A place is a frame (0x1234), a physical address\n"
-    "(phys:0x1234000) or an address of a process (PID:0x7f0000001000)."
+    "to, flags in words, counts, owner. A place is a frame (0x1234, or decimal: 4660), a\n"
+    "physical address (phys:0x1234000) or an address of a process (PID:0x7f0000001000).\n"
+    "Exits 2 when any of the places could not be answered; its row says why."
 )
 EXAMPLES = """
   memdesc what 0x1234
-  memdesc what phys:0x1234000 $$:0x$(grep -m1 stack /proc/$$/maps | cut -d- -f1)
+  memdesc what phys:0x1234000 $$:0x$(head -c 12 /proc/$$/maps)     this shell's first page
   memdesc what 0x8000 --source bundled:debian-6.1 --json
 """
 
@@ -32,24 +42,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     places = [parse_place(text) for text in options.places]
     source = open_from(options)
-    answers: list[PageAnswer | NoPage] = []
-    failed = 0
+    answers: list[PageAnswer | NoPage | NoAnswer] = []
     for place in places:
         try:
             answers.append(what(source, place))
-        except QuestionError as error:
+        except (QuestionError, NotReadableError) as error:
             if len(places) == 1:
                 raise
-            failed += 1
-            notice(f"error: {place.text}: {error}")
+            answers.append(NoAnswer(place.text, str(error), error.hint))
     if options.json:
-        print_json({"schema": "memdesc-what/1", "rows": [answer.to_json() for answer in answers]})
+        value = {"schema": "memdesc-what/1", "rows": [answer.to_json() for answer in answers]}
+        print_json(envelope(value, source=options.source, kernel=source.machine.release))
     else:
         print("\n\n".join(_text(answer) for answer in answers))
-    return 2 if failed == len(places) else 0
+    return 2 if any(isinstance(answer, NoAnswer) for answer in answers) else 0
 
 
-def _text(answer: PageAnswer | NoPage) -> str:
+def _text(answer: PageAnswer | NoPage | NoAnswer) -> str:
+    if isinstance(answer, NoAnswer):
+        lines = [f"{answer.asked}  error: {answer.error}"]
+        return "\n".join([*lines, *([_line("hint", answer.hint)] if answer.hint else [])])
     if isinstance(answer, NoPage):
         return f"{answer.asked}  {answer.reason}"
     lines = [
@@ -86,7 +98,18 @@ _NOT_LOOKED = {"not_visible": NOT_LOOKED.reason}
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:<12}{text}"
+    first, rest = f"  {name:<12}", " " * 14
+    width = screen_width()
+    if width is None or len(first) + len(text) <= width:
+        return first + text
+    return textwrap.fill(
+        text,
+        max(width, 40),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _zone(answer: PageAnswer) -> str:

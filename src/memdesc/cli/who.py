@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from memdesc.answers.places import parse_place
@@ -24,7 +25,7 @@ from memdesc.answers.who import (
 from memdesc.cli.common import (
     add_source_arguments,
     console,
-    elide,
+    envelope,
     open_from,
     print_json,
     progress,
@@ -32,12 +33,14 @@ from memdesc.cli.common import (
     table,
     visible,
 )
+from memdesc.errors import QuestionError
 from memdesc.types import PAGE_SIZE_BYTES, Pid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memdesc.answers.sizes import Sizes
+    from memdesc.map.attribution import Attribution
     from memdesc.sources.source import Source
 
 DESCRIPTION = (
@@ -63,7 +66,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--charged", action="store_true", help="the matrix of cgroups that pay and that map"
     )
-    parser.add_argument("--all", action="store_true", help="every row, not only the 40 largest")
+    parser.add_argument(
+        "--all", action="store_true", help="every row; a terminal shows the 40 largest, a pipe all"
+    )
     add_source_arguments(parser)
 
 
@@ -73,9 +78,11 @@ def run(options: argparse.Namespace) -> int:
         return _places(options, source)
     with progress("reading processes") as tell:
         attribution = source.attribution(tell)
+    if options.pid is not None:
+        _need_process(attribution, options.pid)
     with progress("reading page flags") as tell:
         usage = Usage.of(source.map(tell), attribution)
-    most = 0 if options.all else 40
+    most = 40 if sys.stdout.isatty() and not options.all else 0
     answer: ProcessSizes | FileSizes | VmaSizes | ChargedByMapped
     if options.pid is not None:
         answer = process_by_vma(usage, Pid(options.pid))
@@ -86,15 +93,20 @@ def run(options: argparse.Namespace) -> int:
     else:
         answer = sizes_by_process(usage)
     if options.json:
-        print_json(answer.to_json())
+        value = answer.to_json()
+        print_json(envelope(value, source=options.source, kernel=source.machine.release))
         return 0
     head, right, rows = _rows(answer)
+    elastic = [i for i, name in enumerate(head) if name in _ELASTIC]
+    unwanted = ("perms", "uss") if isinstance(answer, VmaSizes) else ("swap", "cgroup")
+    drop = [i for i, name in enumerate(head) if name in unwanted]
     out = console()
     if isinstance(answer, VmaSizes):
         out.print(
             f"{visible(answer.process.comm)} ({answer.process.pid})", style="bold", markup=False
         )
-    out.print(table(head, rows[:most] if most else rows, right=right))
+    shown = rows[:most] if most else rows
+    out.print(table(head, shown, right=right, elastic=elastic, drop=drop))
     if most and len(rows) > most:
         out.print(f"... and {len(rows) - most} smaller rows (--all)", style="dim")
     for note in answer.notes:
@@ -103,6 +115,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+_ELASTIC = ("process", "mostly", "cgroup", "file", "area", "charged to", "mapped by")
+"""Columns that give way on a narrow screen."""
+
+
+def _need_process(attribution: Attribution, pid: int) -> None:
+    """Say so where `pid` is there and could not be read."""
+    reason = next((why for number, why in attribution.report.problems if number == pid), "")
+    if reason and pid not in attribution.processes.pid:
+        raise QuestionError(
+            f"process {pid} could not be read: {reason}",
+            hint="`memdesc doctor` says which privilege is missing, and how to get it",
+        )
 
 
 def _places(options: argparse.Namespace, source: Source) -> int:
@@ -116,7 +141,10 @@ def _places(options: argparse.Namespace, source: Source) -> int:
     ]
     if options.json:
         rows = [{"asked": text, **answer.to_json()} for text, answer in answers]
-        print_json({"schema": "memdesc-who-places/1", "rows": rows})
+        for row in rows:
+            row.pop("schema", None)
+        value = {"schema": "memdesc-who-places/1", "rows": rows}
+        print_json(envelope(value, source=options.source, kernel=source.machine.release))
         return 0
     for text, answer in answers:
         if isinstance(answer, NoPage):
@@ -139,12 +167,12 @@ def _show_mappers(text: str, answer: Mappers) -> None:
             m.process.comm,
             f"{m.address:#x}",
             m.vma.perms,
-            elide(m.vma.name or "-"),
+            m.vma.name or "-",
         ]
         for m in answer.mappers
     ]
     if rows:
-        out.print(table(["pid", "process", "address", "", "area"], rows, right=(0,)))
+        out.print(table(["pid", "process", "address", "", "area"], rows, right=(0,), elastic=(4,)))
     if answer.unread:
         out.print(f"the kernel counts {answer.unread} more mappings that were not read")
     for note in answer.notes:
@@ -168,7 +196,7 @@ def _rows(
                         *_sizes(row.sizes),
                         size(row.swap_bytes) if row.swap_bytes else "-",
                         _mostly(row.sizes),
-                        elide(row.process.cgroup),
+                        row.process.cgroup or "-",
                     ]
                     for row in answer.processes
                 ],
@@ -179,7 +207,7 @@ def _rows(
                 (1, 2, 3, 4),
                 [
                     [
-                        elide(row.name, 60),
+                        row.name,
                         size(row.resident_bytes),
                         size(row.pss_bytes),
                         size(row.uss_bytes),
@@ -199,7 +227,7 @@ def _rows(
                         size(row.vma.end - row.vma.start),
                         *_sizes(row.sizes),
                         _mostly(row.sizes),
-                        elide(row.vma.name or "-"),
+                        row.vma.name or "-",
                     ]
                     for row in answer.vmas
                 ],
@@ -211,10 +239,8 @@ def _rows(
                 [
                     [
                         size(row.frames * PAGE_SIZE_BYTES),
-                        elide(row.charged or "nobody"),
-                        "nobody"
-                        if row.mapped_by is None
-                        else elide(row.mapped_by or "(not visible)"),
+                        row.charged or "nobody",
+                        "nobody" if row.mapped_by is None else row.mapped_by or "(not visible)",
                         "another pays" if row.is_foreign else "",
                     ]
                     for row in answer.cells

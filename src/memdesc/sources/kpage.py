@@ -181,6 +181,7 @@ def share_out(
         _join(pool)
     if errors:
         raise errors[0]
+    meanwhile()
 
 
 def in_order(

@@ -1,0 +1,77 @@
+"""Every JSON answer begins with the same keys, whatever the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memdesc.cli import COMMANDS, main
+
+SOURCE = "bundled:debian-7.2"
+WITHOUT_ROWS = {"capture", "report"}
+CALLS: list[list[str]] = [
+    ["overview"],
+    ["ledger"],
+    *(["ledger", "--by", by] for by in ("zone", "node", "cgroup", "order", "flags")),
+    ["what", "0x1000", "0xfffffffff"],
+    ["who"],
+    ["who", "0x8100"],
+    ["who", "--files"],
+    ["who", "--charged"],
+    ["who", "--pid", "1"],
+    ["diff", SOURCE, SOURCE],
+    ["doctor"],
+    ["doctor", "--flags"],
+    ["capture", "--verify", "CAPTURE"],
+]
+
+
+@pytest.mark.parametrize("words", CALLS, ids=" ".join)
+def test_the_envelope(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    import memdesc
+
+    bundled = str(Path(memdesc.__file__).parent / "captures" / "debian-7.2")
+    given = [bundled if word == "CAPTURE" else word for word in words]
+    takes_source = words[0] not in ("diff", "doctor")
+    main([*given, "--json", *(["--source", SOURCE] if takes_source else [])])
+    value = json.loads(capsys.readouterr().out)
+    assert list(value)[:3] == ["schema", "kernel", "source"]
+    assert value["schema"].startswith("memdesc-")
+    assert value["kernel"] is None or value["kernel"][0].isdecimal()
+    assert value["source"] == (
+        "live" if words[0] == "doctor" else given[-1] if words[0] in ("diff", "capture") else SOURCE
+    )
+    assert isinstance(value["notes"], list)
+    assert ("rows" in value) == (words[0] not in WITHOUT_ROWS)
+    if words[0] not in ("doctor", "capture"):
+        assert value["kernel"].startswith("7.2")
+    for row in value.get("rows", []):
+        assert "schema" not in row
+        assert [key for key, item in row.items() if item in ("", "unknown")] == []
+
+
+def test_every_command_is_called() -> None:
+    assert {words[0] for words in CALLS} | {"report"} == set(COMMANDS)
+
+
+def test_a_recorded_capture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = tmp_path / "flags.bin"
+    flags.write_bytes(bytes(8 * 64))
+    words = ["capture", "--source", str(flags), "--output", str(tmp_path / "c"), "--json"]
+    assert main(words) == 0
+    value: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert value["schema"].startswith("memdesc-capture/")
+    assert value["kernel"] is None
+    assert value["source"] == str(flags)
+    assert value["notes"] == []
+
+
+def test_owners_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--json", "--source", SOURCE])
+    owners = json.loads(capsys.readouterr().out)["owners"]
+    assert all(isinstance(o["objects_active"], int) for o in owners if o["kind"] == "slab cache")
