@@ -1,7 +1,7 @@
 """How large is a capture, and how long do writing, opening and querying it take?
 
-    python benchmarks/capture.py                     # dense map of 6.5 M frames, then 1 TB
-    python benchmarks/capture.py --frames 6553600    # one size
+    python -m benchmarks.capture                     # dense map of 6.5 M frames, then 1 TB
+    python -m benchmarks.capture --frames 6553600    # one size
 
 Prints one JSON object per line; asserts nothing. The input is a dense map: an order-1
 Markov chain over the runs of a real machine (inputs.py), with map counts and cgroups
@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import inputs
 import numpy as np
+from benchmarks import inputs
 
 TERABYTE = 1 << 28
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def peak_mib() -> int:
@@ -140,9 +141,12 @@ def measure(frames: int, distinct: int, steps: list[str], repeats: int) -> Itera
         best: dict[str, dict[str, Any]] = {}
         for _ in range(repeats):
             for name in steps:
-                command = [sys.executable, __file__, "--step", name, "--folder", temporary]
+                command = [sys.executable, "-m", "benchmarks.capture", "--step", name]
+                command += ["--folder", temporary]
                 started = time.perf_counter()
-                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                out = subprocess.run(
+                    command, check=True, capture_output=True, text=True, cwd=ROOT
+                ).stdout
                 found = json.loads(out)
                 found["process_seconds"] = round(time.perf_counter() - started, 3)
                 if name not in best or found["seconds"] < best[name]["seconds"]:

@@ -1,10 +1,11 @@
 """The floor: how long merely reading takes, with nothing done to what was read.
 
-No reader of /proc/kpageflags, kpagecount and kpagecgroup can be quicker than the kernel that fills them, so a
-benchmark's figure means something only beside this one. Threads take stripes from a common counter (a stripe of free
-frames costs a third of one of used frames, so fixed halves would leave one thread waiting) and read each into their
-own buffer, which is there before the clock starts, as are the threads. Recorded files are read in three ways: `pread`
-(copied out of the page cache), `pread+sum` (copied, then looked at once while in the cache) and `mmap+sum`.
+No reader of /proc/kpageflags, kpagecount and kpagecgroup can be quicker than the kernel that
+fills them, so a benchmark's figure means something only beside this one. Threads take stripes
+from a common counter (a stripe of free frames costs a third of one of used frames, so fixed
+halves would leave one thread waiting) and read each into their own buffer, which is there before
+the clock starts, as are the threads. Recorded files are read in three ways: `pread` (copied out
+of the page cache), `pread+sum` (copied, then looked at once while in the cache) and `mmap+sum`.
 
     python benchmarks/floor.py                      # live (root)
     python benchmarks/floor.py --file dense.bin     # a recorded file in the page cache
@@ -56,7 +57,10 @@ class Timing:
 
 
 def run_threads(work: Callable[[], int], threads: int) -> tuple[float, int]:
-    """Return the seconds that `threads` calls of `work` took side by side, without their start-up, and their sum."""
+    """Return the seconds that `threads` calls of `work` took side by side, and their sum.
+
+    Without the threads' start-up.
+    """
     barrier = threading.Barrier(threads + 1)
     results: list[int] = []
     failures: list[BaseException] = []
@@ -81,10 +85,13 @@ def run_threads(work: Callable[[], int], threads: int) -> tuple[float, int]:
     return seconds, sum(results)
 
 
-def read_files(files: Sequence[Path], threads: int = 2, stripe: int = STRIPE, look: bool = False) -> tuple[float, int]:
-    """Read files side by side, stripe for stripe, to their end; return seconds and the frames of the first one.
+def read_files(
+    files: Sequence[Path], threads: int = 2, stripe: int = STRIPE, look: bool = False
+) -> tuple[float, int]:
+    """Read files side by side, stripe for stripe, to their end; return seconds and frames.
 
-    `look` sums what was read, as the least that a consumer can do.
+    The frames are those of the first file. `look` sums what was read, as the least that a
+    consumer can do.
     """
     with ExitStack() as stack:
         fds = [os.open(file, os.O_RDONLY) for file in files]
@@ -113,7 +120,10 @@ def read_files(files: Sequence[Path], threads: int = 2, stripe: int = STRIPE, lo
 
 
 def read_mapped(file: Path, threads: int = 2, stripe: int = STRIPE) -> tuple[float, int]:
-    """Sum a recorded file through a mapping (made, faulted in and taken down on the clock); return as read_files."""
+    """Sum a recorded file through a mapping; return as read_files.
+
+    The mapping is made, faulted in and taken down on the clock.
+    """
     begin = time.perf_counter()
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapping:
         mapping.madvise(mmap.MADV_SEQUENTIAL)
@@ -141,7 +151,12 @@ def measure(what: str, once: Callable[[], tuple[float, int]], runs: int) -> Timi
 
 def live(runs: int = 7, threads: int = 2) -> list[Timing]:
     """Measure the floors of the live map: each of the three files, and all three together."""
-    kinds = {"flags": [FLAGS], "count": [COUNT], "cgroup": [CGROUP], "flags+count+cgroup": [FLAGS, COUNT, CGROUP]}
+    kinds = {
+        "flags": [FLAGS],
+        "count": [COUNT],
+        "cgroup": [CGROUP],
+        "flags+count+cgroup": [FLAGS, COUNT, CGROUP],
+    }
     return [
         measure(f"live {name}, {threads} threads", partial(read_files, files, threads), runs)
         for name, files in kinds.items()
@@ -149,7 +164,10 @@ def live(runs: int = 7, threads: int = 2) -> list[Timing]:
 
 
 def recorded(file: Path, runs: int = 7, threads: int = 2) -> list[Timing]:
-    """Measure the floors of a recorded file (read once before, so that it is in the page cache if it fits)."""
+    """Measure the floors of a recorded file.
+
+    It is read once before, so that it is in the page cache if it fits.
+    """
     ways: dict[str, Callable[[], tuple[float, int]]] = {}
     for stripe in (1 << 18, 1 << 20):
         size = f"{stripe >> 10} KiB"
@@ -162,12 +180,18 @@ def recorded(file: Path, runs: int = 7, threads: int = 2) -> list[Timing]:
 def main() -> int:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--file", type=Path, help="a recorded kpageflags file (default: the live files)")
+    parser.add_argument(
+        "--file", type=Path, help="a recorded kpageflags file (default: the live files)"
+    )
     parser.add_argument("--runs", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     given = parser.parse_args()
     try:
-        timings = recorded(given.file, given.runs, given.threads) if given.file else live(given.runs, given.threads)
+        timings = (
+            recorded(given.file, given.runs, given.threads)
+            if given.file
+            else live(given.runs, given.threads)
+        )
     except PermissionError as error:
         print(f"error: {error} (the live files need root)", file=sys.stderr)
         return 1

@@ -171,7 +171,8 @@ def _cut(runs: Runs) -> _Blocks:
             ):
                 add(parts, here, size.bit_length() - 1)
         elif not word & tail and not (word == 0 and length >= UNTOUCHED):
-            # A free block may begin with one frame of another word (reported to the host): it stays with its rest.
+            # A free block may begin with one frame of another word (reported to the host): it
+            # stays with its rest.
             rest = source_words[index] if index < len(source_words) else 0
             joined = bool(word & rest & buddy) and length == 1 and here % 2 == 0
             if joined:
@@ -195,7 +196,7 @@ def _cut(runs: Runs) -> _Blocks:
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """What may follow: blocks sorted by (state before them), and where each state's successors lie."""
+    """What may follow: blocks sorted by the state before them, and where its successors lie."""
 
     blocks: _Blocks
     kind: Ints
@@ -211,7 +212,8 @@ class _Chain:
         kinds, kind = np.unique(words * _GRAINS + blocks.order, return_inverse=True)
         grain = _alignment(blocks.start)
         before = np.concatenate(([kinds.size], kind[:-1]))
-        # The last row, the way on for a state that the seed does not have: where any block gives way to another kind.
+        # The last row, the way on for a state that the seed does not have: where any block
+        # gives way to another kind.
         turns = np.flatnonzero(before != kind)
         state = np.concatenate((before * _GRAINS + grain, kinds.size * _GRAINS + grain[turns]))
         successors = np.concatenate((np.arange(kind.size), turns))[np.argsort(state, kind="stable")]
@@ -236,7 +238,7 @@ class _Chain:
         position = np.zeros(chains, np.int64)
         kind = random.choice(self.kind, chains, p=self.blocks.size / self.blocks.size.sum())
         alive = np.arange(chains)
-        chosen: list[Ints] = []
+        chosen: list[NDArray[np.int32]] = []  # narrow: there are many
         owner: list[NDArray[np.uint16]] = []
         while alive.size:
             state = kind * _GRAINS + _alignment(position)
@@ -252,7 +254,7 @@ class _Chain:
                 alive, position, kind = alive[going], position[going], kind[going]
         owners = np.concatenate(owner)
         order = np.argsort(owners, kind="stable")
-        return np.concatenate(chosen)[order], owners[order].astype(np.int64)
+        return np.concatenate(chosen)[order].astype(np.int64), owners[order].astype(np.int64)
 
     def expand(self, chosen: Ints) -> Words:
         """Write out the frames of blocks."""
@@ -301,9 +303,8 @@ def main() -> int:
         with given.kpageflags.open("rb", buffering=0) as live:
             raw = b"".join(iter(lambda: os.read(live.fileno(), 1 << 20), b""))
         seed = record_seed(np.frombuffer(raw, "<u8"), given.file or SEED_FILE, seed=given.number)
-        print(
-            f"{seed.words.size} runs of {seed.frames} frames, {np.unique(seed.words).size} flag words"
-        )
+        kinds = np.unique(seed.words).size
+        print(f"{seed.words.size} runs of {seed.frames} frames, {kinds} flag words")
         return 0
     if given.file is None:
         parser.error(f"{given.kind}: which file?")
