@@ -8,72 +8,21 @@ so what moved meanwhile is known and not guessed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from memdesc.answers.ledger import ledger as ledger_of
+from memdesc.answers.counting import Book, Line, judged
+from memdesc.answers.words import size
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
-from memdesc.map.machine import Machine
-from memdesc.rules.classify import Backing
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
 
 __all__ = ["Line", "Reconciliation", "reconcile"]
 
 T = MemoryType
-Status = Literal["agrees", "explained", "differs", "not visible"]
-
-_DRIFT_PAGES_PER_CPU = 125
-"""vmstat counters are per CPU and folded at a threshold of at most 125 frames
-(mm/vmstat.c:calculate_normal_threshold @7.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One counter beside what the ledger says. Sizes in bytes."""
-
-    counter: str
-    counter_bytes: int | None
-    """The mean of the counter before and after the scan; None where it was not read."""
-    moved_bytes: int
-    """How far the counter moved during the scan."""
-    ledger_bytes: int | None
-    """What the map counts; None where its frames are not visible as a type."""
-    ledger_bytes_max: int | None
-    """Upper bound where honest unions may belong to the counter; else `ledger_bytes`."""
-    status: Status
-    explanation: str
-    tolerance_bytes: int = 0
-    """How far the two may lie apart and still agree: what the counter moved during the scan,
-    and the drift of per-CPU counters."""
-
-    @property
-    def difference_bytes(self) -> int | None:
-        """Ledger minus counter; 0 where the counter lies between the bounds."""
-        if self.counter_bytes is None or self.ledger_bytes is None:
-            return None
-        high = self.ledger_bytes if self.ledger_bytes_max is None else self.ledger_bytes_max
-        if self.counter_bytes < self.ledger_bytes:
-            return self.ledger_bytes - self.counter_bytes
-        return min(0, high - self.counter_bytes)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "counter": self.counter,
-            "counter_bytes": self.counter_bytes,
-            "moved_bytes": self.moved_bytes,
-            "ledger_bytes": self.ledger_bytes,
-            "ledger_bytes_max": self.ledger_bytes_max,
-            "difference_bytes": self.difference_bytes,
-            "tolerance_bytes": self.tolerance_bytes,
-            "status": self.status,
-            "explanation": self.explanation,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +48,7 @@ def reconcile(source: Totals | MemoryMap) -> Reconciliation:
     because at least as much was allocated and freed while the map was read. Empty where the
     source has no /proc/meminfo.
     """
-    book = _Book(source)
+    book = Book(source)
     if not book.before:
         return Reconciliation(())
     return Reconciliation(tuple(line for build in _LINES if (line := build(book)) is not None))
@@ -108,106 +57,12 @@ def reconcile(source: Totals | MemoryMap) -> Reconciliation:
 # --- helpers -----------------------------------------------------------------------------
 
 
-class _Book:
-    """Counts frames of a map by flags and types, and looks counters up."""
-
-    def __init__(self, source: Totals | MemoryMap) -> None:
-        self.map = source if isinstance(source, MemoryMap) else None
-        totals = source.totals if isinstance(source, MemoryMap) else source
-        self.machine = totals.machine
-        self.before = self.machine.before.meminfo
-        self.after = self.machine.after.meminfo or self.before
-        ram = [region.backing is not Backing.HOLE for region in totals.regions.all]
-        self.table = totals.table
-        present = ledger_of(totals)
-        self.present_bytes = present.frames_present * PAGE_SIZE_BYTES
-        self.pages: NDArray[np.int64] = totals.pages[np.array(ram, np.bool_)].sum(axis=0)
-        self.has_mapcounts = self.map is not None and self.map.mapcounts is not None
-        self.churn_bytes = _churn_bytes(self.machine)
-        self.drift_bytes = _DRIFT_PAGES_PER_CPU * self.machine.nr_cpus * PAGE_SIZE_BYTES
-
-    def counter(self, *names: str) -> tuple[int | None, int]:
-        """(mean, movement) of the sum of counters; None where one is missing."""
-        if any(name not in self.before for name in names):
-            return None, 0
-        first = sum(self.before[name] for name in names)
-        last = sum(self.after.get(name, self.before[name]) for name in names)
-        return (first + last) // 2, abs(last - first)
-
-    def vmstat_bytes(self, name: str) -> int | None:
-        """A frame counter of /proc/vmstat in bytes, mean of before and after."""
-        first = self.machine.before.vmstat.get(name)
-        if first is None:
-            return None
-        last = self.machine.after.vmstat.get(name, first)
-        return (first + last) // 2 * PAGE_SIZE_BYTES
-
-    def bytes_of(
-        self, *kinds: MemoryType, having: int = 0, lacking: int = 0, mapped: bool = False
-    ) -> int:
-        """Bytes of frames that are certainly one of `kinds`, by flags and map count."""
-        chosen = self.table.within(TypeSet.of(*kinds))
-        return self._sum(chosen, having, lacking, mapped)
-
-    def bytes_maybe(self, *kinds: MemoryType, having: int = 0) -> int:
-        """Bytes of frames whose honest union has one of `kinds` among others."""
-        wanted = np.uint64(TypeSet.of(*kinds).mask)
-        chosen = ((self.table.types & wanted) != 0) & ~self.table.within(TypeSet.of(*kinds))
-        return self._sum(chosen, having, 0, False)
-
-    def _sum(self, chosen: NDArray[np.bool_], having: int, lacking: int, mapped: bool) -> int:
-        flags = self.table.flags
-        if having:
-            chosen = chosen & ((flags & np.uint64(having)) == np.uint64(having))
-        if lacking:
-            chosen = chosen & ((flags & np.uint64(lacking)) == 0)
-        if mapped and self.map is not None and self.map.mapcounts is not None:
-            rows = chosen[self.map.facts] & (self.map.mapcounts > 0)
-            return int(self.map.nr_pages[rows].sum()) * PAGE_SIZE_BYTES
-        if mapped:
-            chosen = chosen & ((flags & np.uint64(KPF.MMAP)) != 0)
-        return int(self.pages[: chosen.size][chosen].sum()) * PAGE_SIZE_BYTES
-
-    def line(
-        self,
-        counter: str | tuple[str, ...],
-        ledger: int | None,
-        explanation: str,
-        *,
-        most: int | None = None,
-        slack: int = 0,
-        explained: bool = False,
-        drifts: bool = True,
-    ) -> Line | None:
-        """Build a line; None where this kernel has no such counter."""
-        names = (counter,) if isinstance(counter, str) else counter
-        value, moved = self.counter(*names)
-        if value is None:
-            return None
-        title = " + ".join(names)
-        if ledger is None:
-            return Line(title, value, moved, None, None, "not visible", explanation)
-        high = ledger if most is None else max(most, ledger)
-        tolerance = moved + slack + (self.drift_bytes if drifts else 0)
-        line = Line(title, value, moved, ledger, high, "agrees", explanation, tolerance)
-        difference = abs(line.difference_bytes or 0)
-        if difference <= tolerance:
-            return line
-        if not explained and difference <= tolerance + self.churn_bytes:
-            explained = True
-            explanation += (
-                f"; {_mib(self.churn_bytes)} were allocated or freed while the map was read"
-            )
-        status: Status = "explained" if explained else "differs"
-        return dataclasses.replace(line, status=status, explanation=explanation)
-
-
-def _present(book: _Book) -> Line | None:
+def _present(book: Book) -> Line | None:
     """The ledger's own sum against the zones: no counter drifts here, so it must be equal."""
     present = book.machine.frames_present
     if present is None:
         return None
-    return _judged(
+    return judged(
         "present (zoneinfo)",
         present * PAGE_SIZE_BYTES,
         book.present_bytes,
@@ -216,13 +71,13 @@ def _present(book: _Book) -> Line | None:
     )
 
 
-def _mem_total(book: _Book) -> Line | None:
+def _mem_total(book: Book) -> Line | None:
     managed = sum(zone.managed for zone in book.machine.zones) * PAGE_SIZE_BYTES
     value, _moved = book.counter("MemTotal")
     if value is None or not managed:
         return None
     deferred = book.bytes_of(T.DEFERRED)
-    return _judged(
+    return judged(
         "MemTotal",
         value,
         managed,
@@ -234,7 +89,7 @@ def _mem_total(book: _Book) -> Line | None:
     )
 
 
-def _mem_free(book: _Book) -> Line | None:
+def _mem_free(book: Book) -> Line | None:
     free = book.bytes_of(T.FREE)
     deferred = book.bytes_of(T.DEFERRED)
     if not deferred:
@@ -254,13 +109,13 @@ def _mem_free(book: _Book) -> Line | None:
     return book.line(
         "MemFree",
         free + counted,
-        f"buddy lists {_mib(free)}, and {_mib(counted)} whose struct pages are not initialised "
-        f"yet (MemFree minus nr_free_pages); {_mib(kept)} of the uninitialised frames are boot "
+        f"buddy lists {size(free)}, and {size(counted)} whose struct pages are not initialised "
+        f"yet (MemFree minus nr_free_pages); {size(kept)} of the uninitialised frames are boot "
         "reservations and not free",
     )
 
 
-def _cached(book: _Book) -> Line | None:
+def _cached(book: Book) -> Line | None:
     swap = ("SwapCached",) if "SwapCached" in book.before else ()
     low = book.bytes_of(T.FILE, T.SHMEM, T.SWAP_CACHE, T.SECRETMEM, T.GUEST_MEMFD)
     return book.line(
@@ -272,21 +127,21 @@ def _cached(book: _Book) -> Line | None:
     )
 
 
-def _anon(book: _Book) -> Line | None:
+def _anon(book: Book) -> Line | None:
     swapped = book.bytes_of(T.SWAP_CACHE, having=KPF.ANON | KPF.MMAP, mapped=True)
     return book.line(
         "AnonPages",
         book.bytes_of(T.ANON, T.KSM, having=KPF.MMAP, mapped=True) + swapped,
         "anonymous memory that is mapped, KSM and its swap cache"
         + ("" if book.has_mapcounts else f"; {_WHOLE_FOLIOS}"),
-        slack=0 if book.has_mapcounts else _slack(book, "AnonPages", 0.02),
+        slack=0 if book.has_mapcounts else book.share_of("AnonPages", 0.02),
     )
 
 
 _WHOLE_FOLIOS = "without map counts a folio counts whole when any part of it is mapped"
 
 
-def _mapped(book: _Book) -> Line | None:
+def _mapped(book: Book) -> Line | None:
     kinds = (T.FILE, T.SHMEM, T.RESERVED, T.SECRETMEM, T.GUEST_MEMFD)
     low = book.bytes_of(*kinds, mapped=True)
     high = low + book.bytes_maybe(T.DRIVER_MAPPED, T.FILE, having=KPF.MMAP)
@@ -299,7 +154,7 @@ def _mapped(book: _Book) -> Line | None:
     )
 
 
-def _shmem(book: _Book) -> Line | None:
+def _shmem(book: Book) -> Line | None:
     return book.line(
         "Shmem",
         book.bytes_of(T.SHMEM),
@@ -308,7 +163,7 @@ def _shmem(book: _Book) -> Line | None:
     )
 
 
-def _slab(book: _Book) -> Line | None:
+def _slab(book: Book) -> Line | None:
     slab = book.bytes_of(T.SLAB)
     compound = int(
         book.pages[: len(book.table)][
@@ -319,22 +174,22 @@ def _slab(book: _Book) -> Line | None:
         "Slab",
         slab,
         "the counter adds large kmalloc, which looks like any kernel compound page; "
-        f"its frames are among {_mib(compound * PAGE_SIZE_BYTES)} of those",
+        f"its frames are among {size(compound * PAGE_SIZE_BYTES)} of those",
         most=slab + compound * PAGE_SIZE_BYTES,
     )
 
 
-def _page_tables(book: _Book) -> Line | None:
+def _page_tables(book: Book) -> Line | None:
     return book.line(
         "PageTables",
         book.bytes_of(T.PAGE_TABLE),
         "page tables that a constructor marked, which are the ones the kernel counts",
-        slack=_slack(book, "PageTables", 0.02),
+        slack=book.share_of("PageTables", 0.02),
     )
 
 
-def _unmarked(name: str, what: str) -> Callable[[_Book], Line | None]:
-    def build(book: _Book) -> Line | None:
+def _unmarked(name: str, what: str) -> Callable[[Book], Line | None]:
+    def build(book: Book) -> Line | None:
         return book.line(
             name, None, f"{what}: no flag marks it; its frames are in the kernel's unmarked part"
         )
@@ -342,7 +197,7 @@ def _unmarked(name: str, what: str) -> Callable[[_Book], Line | None]:
     return build
 
 
-def _hugetlb(book: _Book) -> Line | None:
+def _hugetlb(book: Book) -> Line | None:
     low = book.bytes_of(T.HUGETLB)
     return book.line(
         "Hugetlb",
@@ -353,7 +208,7 @@ def _hugetlb(book: _Book) -> Line | None:
     )
 
 
-def _poisoned(book: _Book) -> Line | None:
+def _poisoned(book: Book) -> Line | None:
     low = book.bytes_of(T.POISONED)
     value, _moved = book.counter("HardwareCorrupted")
     return book.line(
@@ -367,19 +222,19 @@ def _poisoned(book: _Book) -> Line | None:
     )
 
 
-def _mlocked(book: _Book) -> Line | None:
+def _mlocked(book: Book) -> Line | None:
     mask = (book.table.flags & np.uint64(KPF.MLOCKED)) != 0
     frames = int(book.pages[: mask.size][mask].sum())
     return book.line(
         "Mlocked",
         frames * PAGE_SIZE_BYTES,
         "frames with MLOCKED; on kernels before 6.10 tails do not show it",
-        slack=_slack(book, "Mlocked", 0.02),
+        slack=book.share_of("Mlocked", 0.02),
         explained=book.machine.behaviour.tails_show_own_flags,
     )
 
 
-def _kernel_rest(book: _Book) -> Line | None:
+def _kernel_rest(book: Book) -> Line | None:
     """Kernel memory that only counters know, against the frames that nothing marks."""
     names = tuple(n for n in ("VmallocUsed", "Percpu") if n in book.before)
     if not names:
@@ -392,12 +247,12 @@ def _kernel_rest(book: _Book) -> Line | None:
         names,
         0,
         f"vmalloc (kernel stacks as well) and per-CPU memory lie in the unmarked frames, with "
-        f"per-CPU free lists ({_mib(pcp)} by zoneinfo), drivers and the network",
+        f"per-CPU free lists ({size(pcp)} by zoneinfo), drivers and the network",
         most=unmarked,
     )
 
 
-_LINES: tuple[Callable[[_Book], Line | None], ...] = (
+_LINES: tuple[Callable[[Book], Line | None], ...] = (
     _present,
     _mem_total,
     _mem_free,
@@ -414,40 +269,3 @@ _LINES: tuple[Callable[[_Book], Line | None], ...] = (
     _mlocked,
     _poisoned,
 )
-
-
-def _judged(
-    title: str,
-    counter: int,
-    ledger: int,
-    explanation: str,
-    *,
-    tolerance: int,
-    most: int | None = None,
-) -> Line:
-    """A line whose tolerance is given: it agrees within that, or differs."""
-    line = Line(title, counter, 0, ledger, most or ledger, "agrees", explanation, tolerance)
-    if abs(line.difference_bytes or 0) > tolerance:
-        return dataclasses.replace(line, status="differs")
-    return line
-
-
-def _churn_bytes(machine: Machine) -> int:
-    """Bytes that the page allocator handed out or took back during the scan, the larger."""
-    before, after = machine.before.vmstat, machine.after.vmstat
-    allocated = sum(
-        after.get(name, count) - count
-        for name, count in before.items()
-        if name.startswith("pgalloc_")
-    )
-    freed = after.get("pgfree", 0) - before.get("pgfree", 0) if after else 0
-    return max(allocated, freed, 0) * PAGE_SIZE_BYTES
-
-
-def _slack(book: _Book, name: str, share: float) -> int:
-    value, _moved = book.counter(name)
-    return int((value or 0) * share)
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / (1 << 20):.1f} MiB"
