@@ -58,7 +58,7 @@ def read_processes(
     *,
     pids: Sequence[int] | None = None,
     zero: Sequence[PfnRange] | None = None,
-    threads: int = 0,
+    threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     files: ProcessFiles | None = None,
 ) -> Attribution:
