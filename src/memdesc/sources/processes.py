@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from memdesc.errors import NotReadableError
 from memdesc.map.attribution import Attribution, Mappings, Processes, ReadReport, Vmas
-from memdesc.sources.kpage import in_order, thread_count
+from memdesc.sources.kpage import in_order, keep_heap, thread_count
 from memdesc.sources.pagemap import BLOCK_ENTRIES, Batch, BatchResult, Piece, read_batch
 from memdesc.sources.proc_files import ProcessFiles, Target
-from memdesc.sources.runs import Job, Part, keep_heap
+from memdesc.sources.runs import Job, Part
 from memdesc.sources.special import (
     HIDDEN_HINT,
     looks_blank,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memdesc.kernels.pagemap import PM
 from memdesc.sources.proc_files import Target
 
-__all__ = ["Filled", "Job", "Part", "encode", "keep_heap", "sample_entry"]
+__all__ = ["Filled", "Job", "Part", "encode", "sample_entry"]
 
 _PRESENT = np.uint64(PM.PRESENT)
 _FRAME = np.uint64(PM.FRAME)
@@ -28,20 +28,6 @@ _ABSENT_KIND = np.uint64(0xFF)
 """Swap type, and the three bits of the offset that tell markers apart."""
 _ABSENT_GUARD = np.uint64(8)
 _ONE = np.uint64(1)
-
-
-def keep_heap() -> None:
-    """Make malloc keep what numpy frees, up to 16 MiB.
-
-    glibc gives the top of the heap back after every block of temporaries and takes it
-    again for the next: hundreds of page faults, three quarters of the time of encoding.
-    Freeing one large allocation raises both its thresholds for good (mallopt(3),
-    M_MMAP_THRESHOLD). The memory is never touched. Elsewhere this does nothing.
-    """
-    np.empty(_KEPT_BYTES, np.uint8)
-
-
-_KEPT_BYTES = 8 << 20
 
 
 @dataclass(slots=True)
