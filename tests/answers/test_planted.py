@@ -144,6 +144,19 @@ def test_certain_kinds_are_certain(name: str) -> None:
             assert fact.types.only is TRUTH[row["kind"]], (row, fact)
 
 
+EQUAL = (
+    "present (zoneinfo)",
+    "MemTotal",
+    "MemFree",
+    "Shmem",
+    "PageTables",
+    "Hugetlb",
+    "Mlocked",
+    "HardwareCorrupted",
+)
+"""Lines that are equal to the byte on a machine that holds still."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_counters_of_a_real_kernel_agree(name: str) -> None:
     _capture, result = opened(name)
@@ -151,8 +164,11 @@ def test_the_counters_of_a_real_kernel_agree(name: str) -> None:
     assert len(lines) >= 12
     assert not [line for line in lines if line.status == "differs"]
     exact = {line.counter: line for line in lines}
-    for counter in ("MemFree", "Shmem", "Hugetlb", "Mlocked", "HardwareCorrupted"):
-        assert exact[counter].status == "agrees", exact[counter]
+    for counter in EQUAL:
+        assert exact[counter].difference_bytes == 0, exact[counter]
+    # A few pages were touched between the two readings of this counter.
+    anon = exact["AnonPages"]
+    assert abs(anon.difference_bytes or 0) <= anon.moved_bytes, anon
 
 
 @pytest.mark.parametrize("name", NAMES)
