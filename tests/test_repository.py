@@ -28,7 +28,7 @@ def test_every_module_says_what_it_answers(path: Path) -> None:
 
 
 def test_only_kernels_compares_releases() -> None:
-    compare = re.compile(r"(\.major|\.minor|version)\s*(<|>|<=|>=|==)\s*[\(\d]")
+    compare = re.compile(r"(\.(major|minor|patch)\)?|version|release)\s*(<=?|>=?|==)\s*[\w(]")
     guilty = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in SOURCES

@@ -326,3 +326,15 @@ def test_a_hostile_name_cannot_talk_to_the_terminal(
         out = capsys.readouterr().out
         assert "\x1b" not in out
         assert "\x07" not in out
+
+
+def test_a_capture_says_why_it_has_no_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worlds.tree(tmp_path / "machine", [ANON] * 4)
+    target = str(tmp_path / "capture")
+    words = ["capture", "--source", f"tree:{tmp_path / 'machine'}", "--output", target]
+    assert main([*words, "--no-processes"]) == 0
+    capsys.readouterr()
+    assert main(["who", "--source", target]) == 2
+    assert "--no-processes" in capsys.readouterr().err

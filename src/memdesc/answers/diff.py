@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.answers.ledger import type_frames
-from memdesc.kernels.release import KernelRelease
 from memdesc.map.extents import MemoryMap
 from memdesc.types import PAGE_SIZE_BYTES, TypeSet
 
@@ -131,7 +130,7 @@ def _why_not_comparable(
         many = "kernels" if len(unknown) > 1 else "kernel"
         verb = "are" if len(unknown) > 1 else "is"
         return f"the {many} of {' and '.join(unknown)} {verb} not known (--kernel)"
-    first, last = (_numbers(result.machine.release) for result in (before, after))
+    first, last = (result.machine.release.numbers for result in (before, after))
     if first != last:
         return f"different kernels: {first}, {last}"
     if before.pfn_end != after.pfn_end:
@@ -150,10 +149,6 @@ def _why_not_comparable(
 
 _BOOT_SLACK_S = 2
 """btime is computed from the clock, and moves with it by a second."""
-
-
-def _numbers(release: KernelRelease) -> str:
-    return f"{release.major}.{release.minor}.{release.patch}"
 
 
 def _same_name(kinds: list[TypeSet]) -> dict[TypeSet, TypeSet]:

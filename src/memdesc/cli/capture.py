@@ -60,19 +60,23 @@ def run(options: argparse.Namespace) -> int:
             f"{source.name} is a capture already",
             hint="copy the directory; `memdesc capture --verify DIR` checks it",
         )
+    scan = source.scan()
     attribution = None
-    if isinstance(source, ProcSource) and not options.no_processes:
+    if options.no_processes:
+        scan.unseen["processes"] = "left out when this was captured (--no-processes)"
+    elif isinstance(source, ProcSource):
         try:
             with progress("reading processes") as tell:
                 attribution = source.attribution(tell)
         except MemdescError as error:
+            scan.unseen["processes"] = str(error)
             notice(f"note: without processes: {error}")
     started = time.perf_counter()
     output = options.output or Path(_name(source.machine.hostname, names=options.names))
     with progress("recording") as tell:
         info = write_capture(
             output,
-            source.scan(),
+            scan,
             attribution=attribution,
             names=options.names,
             force=options.force,

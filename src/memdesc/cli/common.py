@@ -69,9 +69,6 @@ def add_thread_argument(group: argparse._ActionsContainer) -> None:
     )
 
 
-_OLDEST, _NEWEST = (5, 10), (7, 3)
-
-
 def check_options(options: argparse.Namespace, *sources: str) -> None:
     """Refuse options that mean nothing; say what a kernel that was never read is judged as."""
     if not all(source.strip() for source in sources):
@@ -88,17 +85,9 @@ def check_options(options: argparse.Namespace, *sources: str) -> None:
         return
     from memdesc.kernels.release import KernelRelease
 
-    release = KernelRelease.parse(options.kernel)
-    if (release.major, release.minor) > _NEWEST:
-        which, limit, judged = "newer", _NEWEST, "newest"
-    elif (release.major, release.minor) < _OLDEST:
-        which, limit, judged = "older", _OLDEST, "oldest"
-    else:
-        return
-    read = ".".join(map(str, limit))
-    notice(
-        f"note: {release} is {which} than any kernel that was read ({read}): judged as the {judged}"
-    )
+    beyond = KernelRelease.parse(options.kernel).beyond_what_was_read
+    if beyond:
+        notice(f"note: {beyond}")
 
 
 def open_from(options: argparse.Namespace) -> Source:

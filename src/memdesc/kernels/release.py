@@ -1,6 +1,7 @@
 """What a kernel release does differently in the files that memdesc reads.
 
 The only module that compares releases.  Everybody else asks a `Behaviour`.
+
 Sources: `fs/proc/page.c:stable_page_flags` and `include/linux/page-flags.h` of
 6.1.192, 6.12.117, 7.2.13, and a running 6.18.44.  Releases between those that
 were read are marked "believed" in the field's docstring.
@@ -23,6 +24,7 @@ from memdesc.errors import FormatError
 __all__ = ["UNKNOWN_RELEASE", "Behaviour", "KernelRelease", "behaviour_of", "every_behaviour"]
 
 _RELEASE = re.compile(r"([0-9]{1,4})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?")
+_OLDEST_READ, _NEWEST_READ = (5, 10), (7, 3)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,6 +53,23 @@ class KernelRelease:
     @property
     def is_known(self) -> bool:
         return self.major > 0
+
+    @property
+    def numbers(self) -> str:
+        """The numbers alone, without what a vendor adds: "6.12.117"."""
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+    @property
+    def beyond_what_was_read(self) -> str:
+        """What a kernel outside the releases that were read is judged as; "" inside them."""
+        if (self.major, self.minor) > _NEWEST_READ:
+            which, limit, judged = "newer", _NEWEST_READ, "newest"
+        elif (self.major, self.minor) < _OLDEST_READ:
+            which, limit, judged = "older", _OLDEST_READ, "oldest"
+        else:
+            return ""
+        read = ".".join(map(str, limit))
+        return f"{self} is {which} than any kernel that was read ({read}): judged as the {judged}"
 
     def __str__(self) -> str:
         return self.text or (f"{self.major}.{self.minor}" if self.is_known else "unknown")
@@ -105,19 +124,12 @@ class Behaviour:
     cgroup_on_head_only: bool
     """kpagecgroup reads the frame's own `memcg_data`: tails read 0. Read in 6.1."""
 
-    thp_bit_means_large_folio: bool
-    """KPF_THP is set for any large rmappable folio, not only 2 MiB. From 6.10 (believed)."""
-
     has_guest_memfd: bool
     """guest_memfd exists. Believed 6.8."""
 
     pgtable_shows_leaf_user_only: bool
     """PGTABLE misses kernel PTE tables and every P4D and PGD (no constructor ran there).
     Until 6.15 (believed); read in 6.1 and 6.12."""
-
-    bootmem_info_private: bool
-    """Boot-time memmap frames show RESERVED with PRIVATE (`get_page_bootmem`).
-    Read in 6.1 and 6.12, gone in 7.2."""
 
     @property
     def knows_release(self) -> bool:
@@ -147,10 +159,8 @@ def behaviour_of(release: KernelRelease) -> Behaviour:
         zsmalloc_shows_mmap=unknown or version < (6, 11),
         zsmalloc_shows_uptodate=unknown or version >= (6, 17),
         cgroup_on_head_only=unknown or version < (6, 10),
-        thp_bit_means_large_folio=unknown or version >= (6, 10),
         has_guest_memfd=unknown or version >= (6, 8),
         pgtable_shows_leaf_user_only=unknown or version < (6, 16),
-        bootmem_info_private=unknown or version < (7, 0),
     )
 
 

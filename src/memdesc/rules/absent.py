@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from memdesc.types import MemoryType, TypeSet
+from memdesc.types import MemoryType
 
 __all__ = ["absent_types"]
 
@@ -43,8 +43,3 @@ def absent_types(
     if cmdline is not None and "debug_guardpage_minorder" not in cmdline:
         mask |= MemoryType.GUARD.bit
     return mask
-
-
-def describe_absent(mask: int) -> list[str]:
-    """Name the types in `mask`."""
-    return TypeSet(mask).names if mask else []

@@ -226,7 +226,7 @@ class Capture:
         if not self.info.has_attribution:
             raise QuestionError(
                 f"the capture {self.name} does not say who maps its frames",
-                hint="capture again with processes included",
+                hint=self.info.unseen.get("processes", "capture again with processes included"),
             )
         tables = {table: self._whole(table) for table in ATTRIBUTION_TABLES}
         with self._files.about(ATTRIBUTION_TABLES[0]):

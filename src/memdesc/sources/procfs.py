@@ -7,7 +7,6 @@ copied tree of /proc works as well as the live one.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import time
@@ -76,11 +75,6 @@ def read_machine(root: Path, *, release: str | None = None) -> Machine:
 def read_counters(root: Path) -> Counters:
     """Read meminfo and vmstat once more, after a scan."""
     return _counters(_Reader(root))
-
-
-def with_after(machine: Machine, after: Counters) -> Machine:
-    """Return `machine` with the counters that were read after the scan."""
-    return dataclasses.replace(machine, after=after)
 
 
 _MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+([0-9]{1,20})( kB)?\s*$", re.MULTILINE)
