@@ -5,6 +5,8 @@
     |   +-- NotReadableError     a file is missing or may not be opened
     |   +-- TruncatedError       a file ends in the middle of something
     |   +-- VanishedError        it was there and went away while we read
+    |   +-- FaultError           an address of the kernel cannot be read
+    |   +-- LayoutError          the kernel's structs are not as any that memdesc knows
     +-- CaptureError             a capture is damaged, foreign, or hostile
     +-- FormatError              a text or word does not have the expected form
     +-- QuestionError            the question cannot be asked of this source
@@ -18,7 +20,9 @@ from pathlib import Path
 
 __all__ = [
     "CaptureError",
+    "FaultError",
     "FormatError",
+    "LayoutError",
     "MemdescError",
     "NotReadableError",
     "QuestionError",
@@ -57,6 +61,18 @@ class TruncatedError(SourceError):
 
 class VanishedError(SourceError):
     """A process or file went away while it was read."""
+
+
+class FaultError(SourceError):
+    """An address of the kernel cannot be read: no memory, not in the dump, or a wild pointer."""
+
+    def __init__(self, message: str, address: int, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.address = address
+
+
+class LayoutError(SourceError):
+    """The kernel's structs are laid out as in no kernel that memdesc knows."""
 
 
 class CaptureError(SourceError):
