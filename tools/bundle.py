@@ -1,6 +1,7 @@
 """Turn a recorded tree (a copy of a machine's /proc and /sys) into a capture that ships.
 
-    python tools/bundle.py TREE NAME        # writes src/memdesc/captures/NAME
+    memdesc vm record 6.12 --output recorded --no-dump
+    python tools/bundle.py recorded/tree debian-6.12    # writes src/memdesc/captures/debian-6.12
 
 The trees come from our own virtual machines, so names are kept. The moment is the one of
 the recording: its files' time, and the counters from before and after the page files

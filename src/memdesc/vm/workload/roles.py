@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from . import syscalls as calls
-from .plant import Planter, drain
-from .syscalls import HUGE, PAGE
+from memdesc.vm.inject import hard_offline
+from memdesc.vm.workload import calls
+from memdesc.vm.workload.calls import HUGE, PAGE
+from memdesc.vm.workload.plant import Planter, drain
 
 WEB_WORKERS = 3
 KSM_DISTINCT, KSM_SAME = 64, 64
@@ -159,8 +160,8 @@ def webserver(plant: Planter) -> None:
 
 def batch(plant: Planter) -> None:
     """/batch: swap of both sorts, tmpfs, many small files, and a file that /db paid for."""
-    calls.make_swap("/dev/vdc", (64 << 20) // PAGE)
-    calls.swapon("/dev/vdc", 10)
+    calls.make_swap("/dev/vdb", (64 << 20) // PAGE)
+    calls.swapon("/dev/vdb", 10)
     plant.swapped(
         "anon_swapped", 200, "written to a disk swap area; the pages may still be in the swap cache"
     )
@@ -210,6 +211,7 @@ def monitor(plant: Planter) -> None:
     plant.count("kernel_stack", 40 * 4 * PAGE, "of 40 threads")
     plant.anon("anon", 64, note="samples")
     plant.rings()
+    plant.kernel_memory()
     plant.spliced(16)
     plant.attempt("secretmem", lambda: plant.secret(16))
     plant.attempt("anon_uffd_wp", lambda: plant.write_protected(16))
@@ -222,7 +224,7 @@ def monitor(plant: Planter) -> None:
     plant.note_frames(
         "hwpoison_anon",
         [frame],
-        f"owned by pid {os.getpid()} at {victims + PAGE:#x}: {calls.hard_offline(frame)}",
+        f"owned by pid {os.getpid()} at {victims + PAGE:#x}: {hard_offline(frame).verdict}",
     )
     archive = os.open("/data/archive.bin", os.O_RDONLY)
     address = calls.mmap(32 * PAGE, calls.PROT_READ, calls.MAP_SHARED, archive, offset=64 * PAGE)
@@ -231,10 +233,10 @@ def monitor(plant: Planter) -> None:
     calls.munmap(address, 32 * PAGE)
     drain()
     plant.note_frames(
-        "hwpoison_file", [frame], f"page 69 of /data/archive.bin: {calls.hard_offline(frame)}"
+        "hwpoison_file", [frame], f"page 69 of /data/archive.bin: {hard_offline(frame).verdict}"
     )
     frame = free_frame()
-    plant.note_frames("hwpoison_free", [frame], f"a free page: {calls.hard_offline(frame)}")
+    plant.note_frames("hwpoison_free", [frame], f"a free page: {hard_offline(frame).verdict}")
 
 
 def free_frame() -> int:

@@ -11,11 +11,12 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from fcntl import fcntl
 from pathlib import Path
 from typing import Any
 
-from . import syscalls as calls
-from .syscalls import HUGE, PAGE
+from memdesc.vm.workload import calls
+from memdesc.vm.workload.calls import HUGE, PAGE
 
 Region = dict[str, Any]
 
@@ -306,6 +307,27 @@ class Planter:
         self.attempt("io_uring_ring", uring)
         self.attempt("packet_ring", packet)
         self.attempt("perf_ring", perf)
+
+    def kernel_memory(self) -> None:
+        """What the kernel takes for itself on our behalf: vmalloc, large kmalloc, a trace ring."""
+
+        def array() -> None:
+            fd = calls.bpf_array(64)
+            self.kept.append(fd)
+            self.count("vmalloc", 64 * PAGE, "a BPF array map")
+            address = calls.mmap(16 * PAGE, flags=calls.MAP_SHARED, fd=fd)
+            calls.read_pages(address, 16)
+            self.note("bpf_array_mapped", address, 16, "the first pages of a BPF array map")
+
+        self.attempt("bpf_array_mapped", array)
+        ends = os.pipe()
+        fcntl(ends[1], calls.F_SETPIPE_SZ, 256 * PAGE)
+        self.kept.append(ends)
+        # fs/pipe.c:pipe_resize_ring @6.1: an array of struct pipe_buffer, 40 bytes each.
+        self.count("large_kmalloc", 256 * 40, "the ring of a pipe of 1 MiB, more than 8 KiB")
+        calls.mount("tracefs", "/sys/kernel/tracing", "tracefs")
+        Path("/sys/kernel/tracing/buffer_size_kb").write_text("256")
+        self.count("trace_ring", 256 << 10, "the ring of ftrace")
 
     def secret(self, pages: int) -> None:
         """Secret memory: outside the kernel's own mapping."""

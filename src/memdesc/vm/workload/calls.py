@@ -9,8 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
+
+from memdesc.vm.guard import only_in_guest
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -27,9 +30,10 @@ SPLICE_F_GIFT = 8
 F_SETPIPE_SZ = 1031
 
 _SYS_VMSPLICE, _SYS_PERF_EVENT_OPEN, _SYS_IO_URING_SETUP = 278, 298, 425
-_SYS_IO_URING_REGISTER, _SYS_MEMFD_SECRET, _SYS_USERFAULTFD = 427, 447, 323
+_SYS_BPF, _SYS_IO_URING_REGISTER, _SYS_MEMFD_SECRET, _SYS_USERFAULTFD = 321, 427, 447, 323
 _UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
 _PR_SET_NAME = 15
+_BPF_MAP_TYPE_ARRAY, _BPF_F_MMAPABLE = 2, 1 << 10
 _IORING_OFF_SQES = 0x10000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -121,6 +125,7 @@ def set_name(name: str) -> None:
     _checked(_libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")
 
 
+@only_in_guest("mount a file system")
 def mount(source: str, target: str, kind: str, options: str = "") -> None:
     """Mount a file system, making the mount point."""
     Path(target).mkdir(parents=True, exist_ok=True)
@@ -132,23 +137,19 @@ def mount(source: str, target: str, kind: str, options: str = "") -> None:
     )
 
 
+@only_in_guest("use a device for swapping")
 def swapon(device: str, priority: int) -> None:
     """Use a device for swapping."""
     _checked(_libc.swapon(device.encode(), 0x8000 | priority), f"swapon {device}")
 
 
-def require_guest() -> None:
-    """Refuse to go on anywhere but in a recording guest: only its command line has the marker."""
-    if "memdesc.guest=1" not in Path("/proc/cmdline").read_text().split():
-        raise PermissionError("this runs only inside a recording guest (memdesc.guest=1)")
-
-
+@only_in_guest("restart")
 def restart() -> None:
-    """Restart the machine at once; QEMU is told to stop instead."""
-    require_guest()
+    """Restart the machine at once."""
     _libc.reboot(0x01234567)
 
 
+@only_in_guest("write a swap header")
 def make_swap(device: str, pages: int) -> None:
     """Write a swap header, as mkswap does."""
     header = bytearray(PAGE)
@@ -214,6 +215,16 @@ def io_uring_fix(ring: int, address: int, length: int) -> None:
     _checked(_libc.syscall(_SYS_IO_URING_REGISTER, ring, 0, vector, 1), "io_uring_register")
 
 
+def io_uring_fix_pages(ring: int, addresses: Sequence[int]) -> None:
+    """Register single pages as fixed buffers, which pins them."""
+    words = [word for address in addresses for word in (address, PAGE)]
+    vector = (ctypes.c_uint64 * len(words))(*words)
+    _checked(
+        _libc.syscall(_SYS_IO_URING_REGISTER, ring, 0, vector, len(addresses)),
+        "io_uring_register",
+    )
+
+
 def perf_ring(pages: int) -> int:
     """The mapped ring of a perf event that counts nothing."""
     attributes = bytearray(64)
@@ -223,6 +234,14 @@ def perf_ring(pages: int) -> int:
     return mmap((pages + 1) * PAGE, flags=MAP_SHARED, fd=fd)
 
 
+def bpf_array(pages: int) -> int:
+    """An array map that may be mapped: the kernel takes it from vmalloc; its descriptor."""
+    attributes = bytearray(128)
+    struct.pack_into("<5I", attributes, 0, _BPF_MAP_TYPE_ARRAY, 4, PAGE, pages, _BPF_F_MMAPABLE)
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    return _checked(_libc.syscall(_SYS_BPF, 0, buffer, len(attributes)), "bpf BPF_MAP_CREATE")
+
+
 def page_frames(address: int, pages: int) -> list[int]:
     """Page frame numbers of this process's memory (0 where nothing is present)."""
     with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
@@ -230,13 +249,3 @@ def page_frames(address: int, pages: int) -> list[int]:
             f"<{pages}Q", os.pread(file.fileno(), pages * 8, address // PAGE * 8)
         )
     return [entry & ((1 << 55) - 1) if entry >> 63 else 0 for entry in entries]
-
-
-def hard_offline(frame: int) -> str:
-    """Poison a page frame.  Refuses on any machine that is not a recording guest."""
-    require_guest()
-    try:
-        Path("/sys/devices/system/memory/hard_offline_page").write_text(hex(frame * PAGE))
-    except OSError as error:
-        return error.strerror or str(error.errno)
-    return "recovered"

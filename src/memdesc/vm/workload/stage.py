@@ -1,26 +1,29 @@
-"""Process 1 of the guest (no argument), or one role of the workload (its name)."""
+"""The whole workload: settings that make the guest hold still, the roles, the recording.
+
+For the init: `plant` sets everything up and leaves it running, `record` copies what the
+kernel says about it, and `capture` lets memdesc itself look.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
-import socket
-import struct
-import sys
 import time
-import traceback
-from fcntl import ioctl
 from pathlib import Path
+from typing import Any
 
-from . import dump
-from . import syscalls as calls
-from .plant import Planter, Region, drain
-from .roles import KSM_SAME, ROLES, wait
+from memdesc.vm.guard import only_in_guest
+from memdesc.vm.port import hold
+from memdesc.vm.workload import calls, copying
+from memdesc.vm.workload.plant import Planter, Region, drain
+from memdesc.vm.workload.roles import KSM_SAME, ROLES, wait
+
+__all__ = ["capture", "plant", "play", "record"]
 
 # What would change memory behind the recording's back is switched off, or made to wait.
 SETTINGS = {
-    "/proc/sys/kernel/hostname": "memdesc-guest",
+    "/proc/sys/kernel/kptr_restrict": "0",
     "/proc/sys/vm/dirty_writeback_centisecs": "0",
     "/proc/sys/vm/dirty_expire_centisecs": "8640000",
     "/proc/sys/vm/compaction_proactiveness": "0",
@@ -37,15 +40,11 @@ SETTINGS = {
 CGROUPS = ("web", "web/frontend", "web/cache", "db", "batch")
 BALLOON_WORD = "memdesc.balloon="
 COMM = {"monitor": "monitor (probe)"}  # a name as awkward as real ones are
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
-def prepare() -> None:
+def _prepare() -> None:
     """Mount what the workload needs and make the machine hold still."""
-    calls.mount("tmpfs", "/run", "tmpfs", "size=8m")
-    calls.mount("tmpfs", "/tmp", "tmpfs", "size=32m")
     calls.mount("tmpfs", "/huge", "tmpfs", "huge=always,size=32m")
-    calls.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
     for path, value in SETTINGS.items():
         if Path(path).exists():
             Path(path).write_text(value)
@@ -55,17 +54,15 @@ def prepare() -> None:
         (root / name).mkdir()
         if name == "web":
             (root / name / "cgroup.subtree_control").write_text("+memory")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-        ioctl(link, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
 
 
-def start(role: str, cgroup: str) -> tuple[list[Region], list[Region]]:
+def _start(role: str, cgroup: str) -> tuple[list[Region], list[Region]]:
     """Start one role in its cgroup; returns its regions and counts, once it has planted them."""
     reading, writing = os.pipe()
     if os.fork() == 0:
         Path(f"/sys/fs/cgroup{cgroup}/cgroup.procs").write_text(str(os.getpid()))
         os.dup2(writing, 1)
-        os.execv("/usr/bin/python3", ["python3", "-m", "guest", role])
+        os.execv("/usr/bin/python3", ["python3", "-m", "memdesc.vm.workload", role])
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         line = pipe.readline()
@@ -75,6 +72,7 @@ def start(role: str, cgroup: str) -> tuple[list[Region], list[Region]]:
     return regions, counted
 
 
+@only_in_guest("plant memory")
 def play(role: str) -> None:
     """Be one role: plant, report, wait."""
     comm = COMM.get(role, role)
@@ -89,7 +87,7 @@ def play(role: str) -> None:
     wait()
 
 
-def merge() -> None:
+def _merge() -> None:
     """Let KSM merge what is equal, then stop it (merged pages stay merged)."""
     ksm = Path("/sys/kernel/mm/ksm")
     for name, value in (("pages_to_scan", "4000"), ("sleep_millisecs", "1"), ("run", "1")):
@@ -104,7 +102,7 @@ def merge() -> None:
     (ksm / "run").write_text("0")
 
 
-def kernel_image() -> list[Region]:
+def _kernel_image() -> list[Region]:
     """The kernel's own image, whose place /proc/iomem names."""
     regions: list[Region] = []
     for line in Path("/proc/iomem").read_text().splitlines():
@@ -123,10 +121,10 @@ def kernel_image() -> list[Region]:
     return regions
 
 
-def special_mappings() -> list[Region]:
+def _special_mappings() -> list[Region]:
     """The pages that the kernel maps into every process."""
     regions: list[Region] = []
-    for pid in dump.processes():
+    for pid in copying.processes():
         comm = Path(f"/proc/{pid}/comm").read_text().strip()
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             name = line.split()[-1]
@@ -148,52 +146,61 @@ def special_mappings() -> list[Region]:
     return regions
 
 
-def record() -> None:
-    """Plant everything, capture it, deliver it."""
-    calls.set_name("recorder")
-    prepare()
+@only_in_guest("plant memory and change settings")
+def plant() -> dict[str, list[Region]]:
+    """Plant memory of every kind, in processes that stay; what was planted, and counted.
+
+    "planted" are regions: mapped ones with `pid`, `comm`, `address`, `nr_pages`, others with
+    `pfn_start`, `nr_pages`, and kinds that this kernel has not with `missing`, the reason.
+    "counted" is memory of the kernel's own whose place is not known, in bytes.
+    """
+    _prepare()
     words = Path("/proc/cmdline").read_text().split()
     balloon_mb = next(int(word.split("=")[1]) for word in words if word.startswith(BALLOON_WORD))
     planted: list[Region] = []
     counted: list[Region] = [
-        {
-            "kind": "balloon",
-            "bytes": balloon_mb << 20,
-            "note": "returned to the host",
-        }
+        {"kind": "balloon", "bytes": balloon_mb << 20, "note": "returned to the host"}
     ]
     for role, (cgroup, _) in ROLES.items():
-        regions, counts = start(role, cgroup)
+        regions, counts = _start(role, cgroup)
         planted += regions
         counted += counts
-        print(f"guest: {role} is ready", flush=True)
-    merge()
-    planted += kernel_image() + special_mappings()
+    _merge()
+    planted += _kernel_image() + _special_mappings()
+    return {"planted": planted, "counted": counted}
+
+
+@only_in_guest("record a planted workload")
+def record(path: str) -> None:
+    """Plant, copy what /proc and /sys say, and write it as a tar archive to `path`.
+
+    Right after the page files were read, holds at "recorded", so that the host may dump the
+    memory that they describe.
+    """
+    calls.set_name("recorder")
+    notes = plant()
     gc.disable()
-    arena = dump.Arena()
+    arena = copying.Arena()
     time.sleep(2)  # grace periods, deferred work
     drain()
-    dump.capture(arena)
+    copying.capture(arena)
     drain()
-    dump.capture(arena)
-    print(f"guest: captured {arena.used >> 10} KiB", flush=True)
-    dump.deliver(arena, {"planted.json": planted, "counted.json": counted}, "/dev/vdb")
-    print("guest: delivered", flush=True)
+    copying.capture(arena)
+    hold("recorded")
+    copying.deliver(arena, {f"{name}.json": rows for name, rows in notes.items()}, Path(path))
 
 
-def main() -> None:
-    """Run as process 1 or as a role; refuses on any machine that is not a recording guest."""
-    calls.require_guest()
-    if len(sys.argv) > 1:
-        play(sys.argv[1])
-        return
-    try:
-        record()
-    except Exception:
-        traceback.print_exc()
-    finally:
-        calls.restart()
+def capture(path: str) -> dict[str, Any]:
+    """Capture this machine with memdesc's own live source into the folder `path`."""
+    from memdesc.sources.capture_write import write_capture
+    from memdesc.sources.source import ProcSource
 
-
-if __name__ == "__main__":
-    main()
+    source = ProcSource()
+    info = write_capture(
+        Path(path),
+        source.scan(),
+        attribution=source.attribution(),
+        names=True,
+        after=source.counters,
+    )
+    return {"extents": info.extents, "size_bytes": info.size_bytes}

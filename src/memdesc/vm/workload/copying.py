@@ -1,8 +1,8 @@
 """Copy what /proc and /sys say about memory, disturbing it as little as possible.
 
-Everything is read into one arena that was allocated and touched beforehand, and the whole pass is
-made twice: the first warms every buffer on the way, only the second is kept.  The files that must
-agree with each other are read right after each other.
+Everything is read into one arena that was allocated and touched beforehand, and the whole
+pass is made twice: the first warms every buffer on the way, only the second is kept.  The page
+files come last, so that a memory dump made right after the pass shows the same moment.
 """
 
 from __future__ import annotations
@@ -156,11 +156,13 @@ def capture(arena: Arena) -> None:
             arena.read(f"proc/{pid}/{name}", f"/proc/{pid}/{name}")
     for name in AROUND:
         arena.read(f"proc/{name}.before", f"/proc/{name}")
+    for name in PROC_FILES:
+        arena.read(f"proc/{name}", f"/proc/{name}")
     for pid in pids:
         arena.pagemap(f"proc/{pid}/pagemap", f"/proc/{pid}/pagemap", ranges[pid])
     for name in PAGE_FILES:
         arena.read(f"proc/{name}", f"/proc/{name}", piece=4 << 20)
-    for name in AROUND + PROC_FILES:
+    for name in AROUND:
         arena.read(f"proc/{name}", f"/proc/{name}")
 
 
@@ -182,14 +184,12 @@ def cgroup_files(archive: tarfile.TarFile) -> None:
             add(archive, str(path)[1:], path.read_bytes())
 
 
-def deliver(arena: Arena, notes: dict[str, list[dict[str, Any]]], device: str) -> None:
-    """Write the recording as a tar archive onto a raw disk."""
-    with Path(device).open("wb") as disk:
-        with tarfile.open(fileobj=disk, mode="w|", format=tarfile.USTAR_FORMAT) as archive:
-            arena.write_to(archive)
-            cgroup_files(archive)
-            add(archive, "cgroups.tsv", cgroups().encode())
-            for name, content in notes.items():
-                add(archive, name, json.dumps(content, indent=1).encode())
-        disk.flush()
-        os.fsync(disk.fileno())
+def deliver(arena: Arena, notes: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Write the recording, and the kernel's symbols, as a tar archive."""
+    with tarfile.open(path, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        arena.write_to(archive)
+        cgroup_files(archive)
+        add(archive, "cgroups.tsv", cgroups().encode())
+        add(archive, "kallsyms", Path("/proc/kallsyms").read_bytes())
+        for name, content in notes.items():
+            add(archive, name, json.dumps(content, indent=1).encode())

@@ -1,0 +1,190 @@
+"""Ask a guest's kernel to move pages, and note what it did: which pages it tried, which moved.
+
+Probes on the kernel's own migration functions tell both exactly, whatever happened to the
+frames afterwards (`mm/migrate.c:folio_migrate_flags` is called once for each folio that moved,
+`mm/rmap.c:try_to_migrate` and the migrate_folio functions for each that was tried, @6.1, @6.12,
+@7.2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from memdesc.vm.guard import only_in_guest
+from memdesc.vm.workload import calls
+from memdesc.vm.workload.calls import HUGE, PAGE
+
+__all__ = ["TRACE_FILE", "compact", "huge_pages", "offline", "transparent", "watch"]
+
+TRACE_FILE = "/run/moves.trace"
+"""Where the trace of the last `compact` or `offline` lies."""
+
+_TRACING = Path("/sys/kernel/tracing")
+_PROBES = (
+    "p:memdesc/unmap try_to_migrate old=%di:x64",
+    "p:memdesc/plain migrate_folio old=%dx:x64",
+    "p:memdesc/cache filemap_migrate_folio old=%dx:x64",
+    "p:memdesc/buffer buffer_migrate_folio old=%dx:x64",
+    "p:memdesc/norefs buffer_migrate_folio_norefs old=%dx:x64",
+    "p:memdesc/huge migrate_huge_page_move_mapping old=%dx:x64",
+    "p:memdesc/moved folio_migrate_flags new=%di:x64 old=%si:x64",
+)
+_SYSLOG_READ_ALL, _SYSLOG_CLEAR = 3, 5
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@only_in_guest("trace the kernel")
+def watch(buffer_kb: int = 8192) -> None:
+    """Set the probes up; the ring takes its memory now."""
+    calls.mount("tracefs", str(_TRACING), "tracefs")
+    (_TRACING / "tracing_on").write_text("0")
+    (_TRACING / "buffer_size_kb").write_text(str(buffer_kb))
+    # Appending is a matter of the flag: this file cannot seek, which Python's "a" would do.
+    fd = os.open(_TRACING / "kprobe_events", os.O_WRONLY | os.O_APPEND)
+    for probe in _PROBES:
+        os.write(fd, probe.encode() + b"\n")
+    os.close(fd)
+    (_TRACING / "events/memdesc/enable").write_text("1")
+
+
+@only_in_guest("compact memory")
+def compact(times: int = 1) -> dict[str, Any]:
+    """Write to compact_memory; counters of the kernel, and the trace in TRACE_FILE."""
+    before = _vmstat()
+    began = time.monotonic()
+    (_TRACING / "tracing_on").write_text("1")
+    for _ in range(times):
+        Path("/proc/sys/vm/compact_memory").write_text("1")
+    (_TRACING / "tracing_on").write_text("0")
+    return {"seconds": time.monotonic() - began, **_result(before)}
+
+
+@only_in_guest("take memory offline")
+def offline(block: int, seconds: int = 6) -> dict[str, Any]:
+    """Take a memory block offline; errno (0: done, EINTR: the kernel was still trying)."""
+    before = _vmstat()
+    _libc.klogctl(_SYSLOG_CLEAR, None, 0)
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, give_up)
+    path = Path(f"/sys/devices/system/memory/memory{block}/state")
+    error = 0
+    (_TRACING / "tracing_on").write_text("1")
+    fd = os.open(path, os.O_WRONLY)
+    signal.alarm(seconds)
+    try:
+        os.write(fd, b"offline")
+    except OSError as failed:
+        error = failed.errno or -1  # a TimeoutError of ours has none
+    finally:
+        signal.alarm(0)
+        os.close(fd)
+        (_TRACING / "tracing_on").write_text("0")
+    log = ctypes.create_string_buffer(1 << 18)
+    size = _libc.klogctl(_SYSLOG_READ_ALL, log, len(log))
+    text = log.raw[: max(0, size)].decode(errors="replace")
+    state = path.read_text().strip()
+    return {"errno": error, "state": state, "log": text, **_result(before)}
+
+
+@only_in_guest("allocate huge pages")
+def huge_pages(*, compact_first: bool = False) -> dict[str, Any]:
+    """Ask for hugetlb pages until there are no more."""
+    if compact_first:
+        Path("/proc/sys/vm/compact_memory").write_text("1")
+    before = _vmstat()
+    path = Path("/proc/sys/vm/nr_hugepages")
+    counts = [0]
+    while True:
+        path.write_text(str(1 << 20))
+        counts.append(int(path.read_text()))
+        if counts[-1] == counts[-2]:
+            break
+    return {"counts": counts[1:], "vmstat": _difference(before), "zones": _zones()}
+
+
+@only_in_guest("allocate huge pages")
+def transparent(*, compact_first: bool = False, patience: int = 8) -> dict[str, Any]:
+    """Populate transparent huge pages one by one, until so many in a row fail."""
+    if compact_first:
+        Path("/proc/sys/vm/compact_memory").write_text("1")
+    before = _vmstat()
+    total = _vmstat()["nr_free_pages"] + _vmstat()["nr_inactive_file"] + 1024 * 512
+    span = total * PAGE // HUGE * HUGE
+    start = calls.aligned(span, HUGE)
+    calls.madvise(start, span, calls.MADV_HUGEPAGE)
+    got, failed = 0, 0
+    for address in range(start, start + span, HUGE):
+        calls.madvise(address, HUGE, _MADV_POPULATE_WRITE)
+        frames = np.array(calls.page_frames(address, HUGE // PAGE))
+        if frames[0] % 512 == 0 and bool(np.all(np.diff(frames) == 1)):
+            got, failed = got + 1, 0
+            continue
+        calls.madvise(address, HUGE, calls.MADV_DONTNEED)
+        failed += 1
+        if failed >= patience:
+            break
+    return {"counts": [got], "vmstat": _difference(before), "zones": _zones()}
+
+
+@only_in_guest("read another process's memory")
+def check_numbers(pid: int, address: int, pages: int, step: int = 5) -> dict[str, int]:
+    """Whether the pages that are left in a filler's region still hold their numbers."""
+    wrong = seen = 0
+    with open(f"/proc/{pid}/pagemap", "rb") as file:
+        file.seek(address // PAGE * 8)
+        words = np.frombuffer(file.read(pages * 8), np.uint64)
+    present = np.flatnonzero(words >> np.uint64(63))[::step]
+    fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+    for page in present.tolist():
+        seen += 1
+        number = struct.unpack("<Q", os.pread(fd, 8, address + page * PAGE))[0]
+        wrong += number != page + 1
+    os.close(fd)
+    return {"seen": seen, "wrong": wrong}
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+_MADV_POPULATE_WRITE = 23
+_COUNTED = ("compact_", "pgmigrate_", "drop_", "pgsteal_", "pgscan_", "htlb_", "thp_fault", "oom")
+
+
+def _vmstat() -> dict[str, int]:
+    lines = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return {name: int(value) for name, value in lines}
+
+
+def _difference(before: dict[str, int]) -> dict[str, int]:
+    after = _vmstat()
+    return {
+        name: after[name] - value
+        for name, value in before.items()
+        if name.startswith(_COUNTED) and after[name] != value
+    }
+
+
+def _zones() -> str:
+    return Path("/proc/buddyinfo").read_text()
+
+
+def _result(before: dict[str, int]) -> dict[str, Any]:
+    trace = (_TRACING / "trace").read_bytes()
+    Path(TRACE_FILE).write_bytes(trace)
+    lost = 0
+    for line in (_TRACING / "per_cpu/cpu0/stats").read_text().splitlines():
+        name, _, value = line.partition(": ")
+        if name in ("overrun", "dropped events"):
+            lost += int(value)
+    return {"vmstat": _difference(before), "lost": lost, "buddyinfo": _zones()}

@@ -1,1 +1,0 @@
-"""Runs inside the recording guest: plants known memory, then copies what the kernel shows of it."""
