@@ -1,0 +1,54 @@
+"""Dumps of real kernels for the tests: given in MEMDESC_DUMPS, else recorded in QEMU.
+
+MEMDESC_DUMPS is a folder with one folder for each series (6.1, 6.12, 7.2), which holds
+vmcore.elf, vmcore.kdump, vmlinux, kallsyms and tree/. MEMDESC_DWARF is a folder under which
+each series has a vmlinux with DWARF somewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class RealDump:
+    """One moment of one kernel; a file that was not made is a path that does not exist."""
+
+    release: str
+    elf: Path
+    kdump: Path
+    vmlinux: Path
+    kallsyms: Path
+    debug: Path | None
+    """A vmlinux with DWARF."""
+
+
+def real_dump(request: pytest.FixtureRequest, series: str) -> RealDump:
+    """The dump of a series ("6.12"); skips where there is none and none can be made."""
+    given = os.environ.get("MEMDESC_DUMPS")
+    if given:
+        folder = Path(given) / series
+        if not folder.is_dir():
+            pytest.skip(f"MEMDESC_DUMPS has no folder {series}")
+        elf, kdump = folder / "vmcore.elf", folder / "vmcore.kdump"
+    else:
+        recorded: Callable[[str], object] = request.getfixturevalue("recorded")
+        folder = getattr(recorded(series), "folder")  # noqa: B009
+        elf, kdump = folder / "vmcore", folder / "vmcore.kdump"
+    release = (folder / "tree/proc/sys/kernel/osrelease").read_text().strip()
+    return RealDump(
+        release, elf, kdump, folder / "vmlinux", folder / "kallsyms", _debug(series, release)
+    )
+
+
+def _debug(series: str, release: str) -> Path | None:
+    places = [Path("/usr/lib/debug/boot") / f"vmlinux-{release}"]
+    places.append(Path("/usr/lib/debug/lib/modules") / release / "vmlinux")
+    if given := os.environ.get("MEMDESC_DWARF"):
+        places.extend(sorted((Path(given) / series).rglob("vmlinux*")))
+    return next((place for place in places if place.is_file()), None)
