@@ -245,6 +245,12 @@ def benchmarks(quick: bool) -> Mapping[str, Callable[[Setting], Result]]:
     frames = ["--frames", "6553600"] if quick else []
     return {
         "live": live,
+        "structs": partial(
+            script,
+            "structs",
+            "reading and typing struct pages through BPF, against /proc/kpageflags",
+            ["--rounds", "3" if quick else "7"],
+        ),
         "recorded": recorded,
         "startup": startup,
         "what": what,
