@@ -60,8 +60,13 @@ class Kernel:
     """What was opened, for messages."""
     is_live: bool
     """Memory goes on changing while it is read: links may be torn."""
+    notes: tuple[str, ...] = ()
+    """What could not be checked, or is not visible, in sentences for the user."""
     _members: dict[tuple[str, str], Member | None] = field(default_factory=dict, repr=False)
     _sizes: dict[str, int] = field(default_factory=dict, repr=False)
+    found_globals: dict[str, int | None] = field(default_factory=dict, repr=False)
+    """Variables that walks asked for, also those that only `memdesc.structs.walk.globals` could
+    find; None where nothing tells their place."""
 
     # --- layout --------------------------------------------------------------------------
 

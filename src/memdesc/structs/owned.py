@@ -7,7 +7,7 @@ hand over ranges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from memdesc.types import MemoryType
 
-__all__ = ["Owned", "OwnedRanges", "kind_code", "kind_of_code"]
+__all__ = ["Owned", "OwnedFrames", "OwnedRanges", "kind_code", "kind_of_code"]
 
 _KINDS = tuple(MemoryType)
 
@@ -35,6 +35,36 @@ class Owned:
 
 
 @dataclass(frozen=True)
+class OwnedFrames:
+    """Frames of one kind, as a walk found them: in any order."""
+
+    kind: MemoryType
+    pfns: NDArray[np.int64]
+    owners: NDArray[np.uint32]
+    """uint32[n]: index into `names`."""
+    addresses: NDArray[np.uint64]
+    """uint64[n]: as `Owned.address`."""
+    names: Sequence[str]
+
+    @classmethod
+    def of_one(
+        cls, kind: MemoryType, pfns: NDArray[np.int64], owner: str, address: int = 0
+    ) -> OwnedFrames:
+        """Frames that all belong to one owner."""
+        return cls(
+            kind,
+            pfns,
+            np.zeros(pfns.size, np.uint32),
+            np.full(pfns.size, address, np.uint64),
+            (owner,),
+        )
+
+    @property
+    def nr_pages(self) -> int:
+        return int(self.pfns.size)
+
+
+@dataclass(frozen=True)
 class OwnedRanges:
     """Ranges as columns, sorted by frame, not overlapping."""
 
@@ -50,37 +80,52 @@ class OwnedRanges:
     """Walk -> links that led nowhere (a live machine, or a damaged dump)."""
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Walk -> why it could not be done at all."""
+    done: frozenset[str] = frozenset()
+    """Walks that met no broken link: what they look for and did not meet is not there."""
 
     @classmethod
     def of(
         cls,
-        rows: Iterable[Owned],
+        groups: Iterable[OwnedFrames],
         *,
         torn: Mapping[str, int] | None = None,
         unseen: Mapping[str, str] | None = None,
     ) -> OwnedRanges:
-        """Sort `rows`. Where two overlap, the one given first keeps the frames: hand over the
-        more specific walks (stacks, per-CPU) before the general one (vmalloc)."""
-        taken: list[Owned] = []
-        for row in _without_overlaps(rows):
-            last = taken[-1] if taken else None
-            if (
-                last is not None
-                and last.pfn_start + last.nr_pages == row.pfn_start
-                and (last.kind, last.owner, last.address) == (row.kind, row.owner, row.address)
-            ):
-                taken[-1] = Owned(
-                    last.pfn_start, last.nr_pages + row.nr_pages, row.kind, row.owner, row.address
-                )
-            else:
-                taken.append(row)
-        names = {name: code for code, name in enumerate(dict.fromkeys(row.owner for row in taken))}
+        """Sort and join. A frame that several groups name belongs to the first of them: hand
+        over the more specific walks (stacks, per-CPU) before the general one (vmalloc)."""
+        groups = [group for group in groups if group.pfns.size]
+        names: dict[str, int] = {}
+        codes = [np.zeros(0, np.uint32)]
+        for group in groups:
+            table = [names.setdefault(name, len(names)) for name in group.names]
+            codes.append(np.array(table, np.uint32)[group.owners])
+        pfns = np.concatenate([np.zeros(0, np.int64), *(group.pfns for group in groups)])
+        # np.unique sorts stably for the index of the first: the first group wins.
+        pfns, first = np.unique(pfns, return_index=True)
+        owners = np.concatenate(codes)[first]
+        kinds = np.concatenate(
+            [
+                np.zeros(0, np.uint8),
+                *(np.full(group.pfns.size, kind_code(group.kind), np.uint8) for group in groups),
+            ]
+        )[first]
+        addresses = np.concatenate(
+            [np.zeros(0, np.uint64), *(group.addresses for group in groups)]
+        )[first]
+        begins = np.ones(pfns.size, np.bool_)
+        begins[1:] = (
+            (np.diff(pfns) != 1)
+            | (owners[1:] != owners[:-1])
+            | (kinds[1:] != kinds[:-1])
+            | (addresses[1:] != addresses[:-1])
+        )
+        starts = np.flatnonzero(begins)
         return cls(
-            pfn_start=np.array([row.pfn_start for row in taken], np.int64),
-            nr_pages=np.array([row.nr_pages for row in taken], np.int64),
-            kinds=np.array([kind_code(row.kind) for row in taken], np.uint8),
-            owners=np.array([names[row.owner] for row in taken], np.uint32),
-            addresses=np.array([row.address for row in taken], np.uint64),
+            pfn_start=pfns[starts],
+            nr_pages=np.diff(starts, append=pfns.size),
+            kinds=kinds[starts],
+            owners=owners[starts],
+            addresses=addresses[starts],
             names=tuple(names),
             torn=dict(torn or {}),
             unseen=dict(unseen or {}),
@@ -111,34 +156,3 @@ def kind_code(kind: MemoryType) -> int:
 def kind_of_code(code: int) -> MemoryType:
     """Inverse of `kind_code`."""
     return _KINDS[code - 1]
-
-
-def _without_overlaps(rows: Iterable[Owned]) -> list[Owned]:
-    """The rows sorted by frame, each cut to the frames that no earlier row has."""
-    ordered = sorted(
-        ((row.pfn_start, row.pfn_start + row.nr_pages, rank, row) for rank, row in enumerate(rows)),
-        key=lambda item: item[:3],
-    )
-    edges = sorted({edge for low, high, _, _ in ordered for edge in (low, high)})
-    if not edges:
-        return []
-    points = np.array(edges, np.int64)
-    best = np.full(points.size, -1, np.int64)
-    by_rank = sorted(ordered, key=lambda item: -item[2])
-    for low, high, rank, _row in by_rank:
-        first, last = np.searchsorted(points, (low, high))
-        best[first:last] = rank
-    row_of = {rank: row for _, _, rank, row in ordered}
-    pieces: list[Owned] = []
-    for index in np.flatnonzero(best >= 0).tolist():
-        row = row_of[int(best[index])]
-        pieces.append(
-            Owned(
-                int(points[index]),
-                int(points[index + 1] - points[index]),
-                row.kind,
-                row.owner,
-                row.address,
-            )
-        )
-    return pieces
