@@ -31,7 +31,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol, TypeAlias, assert_never
+from typing import Protocol, TypeAlias, assert_never, runtime_checkable
 
 from memdesc.errors import QuestionError
 from memdesc.fact import NOT_LOOKED, Fact, Nobody, NotVisible
@@ -78,6 +78,7 @@ __all__ = [
     "PerCpu",
     "Poisoned",
     "RamDisk",
+    "RawPageLookup",
     "Reserved",
     "SecretmemFolio",
     "ShmemFolio",
@@ -106,6 +107,8 @@ class AddressSpace:
     address: Fact[int] = NOT_LOOKED
     filesystem: Fact[str] = NOT_LOOKED
     inode: Fact[int] = NOT_LOOKED
+    path: Fact[str] = NOT_LOOKED
+    """As /proc/PID/maps prints it: "/memfd:NAME (deleted)" for a memfd."""
     operations: Fact[str] = NOT_LOOKED
 
 
@@ -151,8 +154,10 @@ class _Charged(Described):
 class Folio(_Charged):
     """What anonymous and file memory share: counts, flags, a place on the LRU.
 
-    `mapcount` counts user page-table entries for the whole folio, `pins` what
-    `folio_maybe_dma_pinned` looks at; flags are the kernel's names in lower case.
+    `mapcount` counts user page-table entries for the whole folio; flags are the kernel's
+    names in lower case. `pins` is what `folio_maybe_dma_pinned` looks at: exact for a large
+    folio; for a single frame references and pins share one counter, and it is an upper
+    bound (0 is certain).
     """
 
     flags: Fact[frozenset[str]] = NOT_LOOKED
@@ -193,6 +198,8 @@ class KsmFolio(Folio):
 
     stable_node: Fact[int] = NOT_LOOKED
     """Kernel address of the node in KSM's stable tree."""
+    sharers: Fact[int] = NOT_LOOKED
+    """Virtual pages that KSM merged into it; entries inherited by fork count once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +226,7 @@ class HugetlbFolio(Folio):
     mapping: Fact[AddressSpace | Nobody] = NOT_LOOKED
     """The hugetlbfs file; `Nobody` for a private mapping or a free huge page."""
     index: Fact[int] = NOT_LOOKED
-    """In huge pages from the start of the file."""
+    """In frames from the start of the file, as for every folio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +321,9 @@ class Slab(Described):
     cache: Fact[str] = NOT_LOOKED
     objects: Fact[int] = NOT_LOOKED
     objects_in_use: Fact[int] = NOT_LOOKED
+    """As the slab counts: what a CPU holds in reserve counts as used."""
+    object_size_bytes: Fact[int] = NOT_LOOKED
+    """What a caller gets, without the padding between objects."""
     pfmemalloc: Fact[bool] = NOT_LOOKED
     """Allocated from emergency reserves."""
 
@@ -419,6 +429,8 @@ class MovableOps(Described):
 class DriverPage(_Charged):
     """From alloc_pages, for a driver's own use; not mapped to users."""
 
+    refcount: Fact[int] = NOT_LOOKED
+
 
 @dataclass(frozen=True, slots=True)
 class MappedDriverPage(_Charged):
@@ -434,6 +446,8 @@ class MappedDriverPage(_Charged):
 class ExactAlloc(_Charged):
     """From alloc_pages_exact: a block cut to size."""
 
+    refcount: Fact[int] = NOT_LOOKED
+
 
 @dataclass(frozen=True, slots=True)
 class RamDisk(Described):
@@ -443,6 +457,8 @@ class RamDisk(Described):
 @dataclass(frozen=True, slots=True)
 class Accounted(_Charged):
     """A bare kernel page that is charged to a memory cgroup."""
+
+    refcount: Fact[int] = NOT_LOOKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,6 +534,14 @@ class DescriptorLookup(Protocol):
 
     def descriptor_of(self, pfn: Pfn) -> Descriptor:
         """Return the descriptor that covers `pfn`. Raises QuestionError if none does."""
+
+
+@runtime_checkable
+class RawPageLookup(Protocol):
+    """A lookup that also sees the struct pages themselves."""
+
+    def raw_page(self, pfn: Pfn) -> Mapping[str, int] | NotVisible:
+        """The words of the struct page of `pfn` by name, or why they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@
     +-- CaptureError             a capture is damaged, foreign, or hostile
     +-- FormatError              a text or word does not have the expected form
     +-- QuestionError            the question cannot be asked of this source
+    +-- VmError                  a virtual machine cannot be had, or did not do what it was asked
 
 Each error carries what it is about, and `hint`: what to do next.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "SourceError",
     "TruncatedError",
     "VanishedError",
+    "VmError",
 ]
 
 
@@ -85,3 +87,7 @@ class FormatError(MemdescError):
 
 class QuestionError(MemdescError):
     """The question cannot be asked of this source, or names nothing that exists."""
+
+
+class VmError(MemdescError):
+    """A virtual machine cannot be had here, ended, or did not do what it was asked."""

@@ -298,7 +298,10 @@ _COMPOUND_CORE = TypeSet.of(MemoryType.LARGE_KMALLOC, MemoryType.DRIVER).mask
 _COMPOUND_ALL = (KERNEL_COMPOUND | TypeSet.of(MemoryType.PAGE_TABLE)).mask
 _MAPPED_CORE = TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC).mask
 
+_ANYTHING = TypeSet.from_iterable(MemoryType).mask
+
 _FAMILIES: tuple[_Family, ...] = (
+    _Family("not readable: any type", _ANYTHING, _ANYTHING),
     _Family("kernel or per-CPU free, kind not visible", _KERNEL_CORE, _KERNEL_ALL),
     _Family("kernel, hole or device, not visible", _KERNEL_CORE, _KERNEL_ALL | NOT_BACKED.mask),
     _Family("kernel or in flight, kind not visible", _KERNEL_CORE, _KERNEL_ALL | _IN_FLIGHT),

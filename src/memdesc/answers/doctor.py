@@ -182,8 +182,11 @@ def _cgroups(root: Path) -> Check:
 
 
 def _packages(root: Path) -> Check:
-    missing = [name for name in ("arro3.io", "jinja2", "duckdb") if not _has(name)]
-    costs = "captures and bundled samples (arro3), the HTML report (jinja2), SQL (duckdb)"
+    missing = [name for name in ("arro3.io", "jinja2", "duckdb", "drgn") if not _has(name)]
+    costs = (
+        "captures and bundled samples (arro3), the HTML report (jinja2), SQL (duckdb), crash "
+        "dumps (drgn)"
+    )
     if missing:
         return Check(
             "Python extras",
@@ -210,6 +213,30 @@ def _hides_addresses(text: str) -> str:
     return "" if shown else "addresses are shown as 0"
 
 
+def _struct_pages(root: Path) -> Check:
+    name = "struct pages through BPF"
+    costs = (
+        "slab caches, callers of vmalloc, stacks, per-CPU pages, pins, exact kinds; /proc takes "
+        "ten times as long and cannot tell them"
+    )
+    if root != Path("/"):
+        return Check(
+            name, "missing", False, "not this machine", costs, "look at the machine itself"
+        )
+    from memdesc.structs.live import why_not
+
+    reason = why_not()
+    if reason:
+        return Check(name, "missing", False, reason, costs, _BPF)
+    return Check(name, "ok", False, "readable", costs, "")
+
+
+_BPF = (
+    "run as root (CAP_BPF and CAP_PERFMON), on a kernel with CONFIG_BPF_SYSCALL and BTF, not in "
+    "lockdown=confidentiality; `--source live:struct` says exactly what is refused"
+)
+
+
 _CHECKS: tuple[Callable[[Path], Check], ...] = (
     _page_file("kpageflags", True, "every answer", "CONFIG_PROC_PAGE_MONITOR"),
     _page_file(
@@ -217,6 +244,7 @@ _CHECKS: tuple[Callable[[Path], Check], ...] = (
     ),
     _page_file("kpagecgroup", False, "ledger by cgroup; who is charged", "CONFIG_MEMCG"),
     _pagemap,
+    _struct_pages,
     _text_file(
         "proc/iomem",
         "telling holes and device memory from unmarked kernel memory (kernels from 6.15)",

@@ -10,7 +10,7 @@ frame of the file that is not certainly a hole.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,10 +24,22 @@ from memdesc.map.extents import MemoryMap, Totals
 from memdesc.rules.classify import Backing
 from memdesc.types import DEVICE, PAGE_SIZE_BYTES, MemoryType, TypeSet
 
-__all__ = ["BY", "By", "Ledger", "LedgerRow", "ledger", "needs_extents", "type_frames"]
+__all__ = [
+    "BY",
+    "By",
+    "Ledger",
+    "LedgerRow",
+    "cgroup_column",
+    "column_cells",
+    "ledger",
+    "needs_extents",
+    "present_cells",
+    "type_frames",
+    "zone_name",
+]
 
-By = Literal["type", "zone", "node", "cgroup", "order", "flags"]
-BY: tuple[By, ...] = ("type", "zone", "node", "cgroup", "order", "flags")
+By = Literal["type", "zone", "node", "cgroup", "order", "flags", "owner"]
+BY: tuple[By, ...] = ("type", "zone", "node", "cgroup", "order", "flags", "owner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ class LedgerRow:
     types: TypeSet
     frames: int
     part: str = ""
-    """Zone, node, cgroup, order or flag word; "" in a ledger by type."""
+    """Zone, node, cgroup, order, flag word or owner; "" in a ledger by type."""
     part_key: int | str | None = None
     """The machine-readable form of `part`: a node, inode, order or flag word."""
 
@@ -98,7 +110,7 @@ class Ledger:
 
 def needs_extents(by: By) -> bool:
     """Whether a ledger split this way needs the whole map and not only its totals."""
-    return by in ("cgroup", "order")
+    return by in ("cgroup", "order", "owner")
 
 
 def ledger(source: Totals | MemoryMap, by: By = "type") -> Ledger:
@@ -107,9 +119,11 @@ def ledger(source: Totals | MemoryMap, by: By = "type") -> Ledger:
     Precision: exact for what was read; memory goes on changing meanwhile.
     Raises QuestionError when `by` needs what the source does not show.
     """
-    if by in ("cgroup", "order"):
+    if needs_extents(by):
         if not isinstance(source, MemoryMap):
             raise QuestionError(f"a ledger by {by} needs the extents of the map")
+        if by == "owner":
+            return _by_owner(source)
         return _by_cgroup(source) if by == "cgroup" else _by_order(source)
     totals = source.totals if isinstance(source, MemoryMap) else source
     if by == "flags":
@@ -127,7 +141,7 @@ def type_frames(source: Totals | MemoryMap) -> dict[TypeSet, int]:
 _GONE = TypeSet.of(MemoryType.HOLE) | DEVICE
 
 
-def _present(totals: Totals) -> NDArray[np.bool_]:
+def present_cells(totals: Totals) -> NDArray[np.bool_]:
     """bool[regions, facts]: which cells hold present frames."""
     gone = totals.table.within(_GONE)
     present = np.zeros(totals.pages.shape, np.bool_)
@@ -152,9 +166,9 @@ def _by_region(totals: Totals, by: By) -> Ledger:
             return "", None
         if zone is None:
             return ("no zone" if totals.machine.zones else "not visible"), None
-        return (f"node {zone.node}", zone.node) if by == "node" else _zone_name(totals, index)
+        return (f"node {zone.node}", zone.node) if by == "node" else zone_name(totals, index)
 
-    present = _present(totals)
+    present = present_cells(totals)
     cells: dict[bool, list[tuple[TypeSet, str, int | str | None, int]]] = {True: [], False: []}
     for index, fact in zip(*np.nonzero(totals.pages), strict=True):
         types = TypeSet(int(totals.table.types[fact]))
@@ -169,7 +183,8 @@ def _by_region(totals: Totals, by: By) -> Ledger:
     return Ledger(by, _rows(cells[True]), _rows(cells[False]), tuple(notes))
 
 
-def _zone_name(totals: Totals, index: int) -> tuple[str, str]:
+def zone_name(totals: Totals, index: int) -> tuple[str, str]:
+    """The zone of a region in words, with its node where the machine has several."""
     zone = totals.regions.all[index].zone
     assert zone is not None
     several = len({z.node for z in totals.machine.zones}) > 1
@@ -180,7 +195,7 @@ def _zone_name(totals: Totals, index: int) -> tuple[str, str]:
 def _by_flags(totals: Totals) -> Ledger:
     """By raw word. page-types counts the rows and those of `not_present` together."""
     release = totals.machine.release
-    present = _present(totals)
+    present = present_cells(totals)
     book: dict[bool, list[tuple[TypeSet, str, int | str | None, int]]] = {True: [], False: []}
     for here, rows in book.items():
         per_fact = np.where(present == here, totals.pages, 0).sum(axis=0)
@@ -192,13 +207,18 @@ def _by_flags(totals: Totals) -> Ledger:
     return Ledger("flags", _rows(book[True]), _rows(book[False]))
 
 
-def _by_cgroup(result: MemoryMap) -> Ledger:
+def cgroup_column(
+    result: MemoryMap,
+) -> tuple[NDArray[np.uint32], Callable[[int], tuple[str, int]]]:
+    """The cgroup code of each extent, and what gives a code's path and inode.
+
+    Raises QuestionError where the source shows no cgroups.
+    """
     if result.cgroups is None:
         raise QuestionError(
             "memory cgroups are not visible in this source",
             hint=result.unseen.get("cgroups", "it has no kpagecgroup"),
         )
-    codes = result.cgroups
     names = result.machine.cgroups
 
     def name(code: int) -> tuple[str, int]:
@@ -207,8 +227,28 @@ def _by_cgroup(result: MemoryMap) -> Ledger:
             return "(charged to none)", 0
         return names.get(inode, f"inode {inode} (name not visible)"), inode
 
+    return result.cgroups, name
+
+
+def _by_cgroup(result: MemoryMap) -> Ledger:
+    codes, name = cgroup_column(result)
     note = "slab is charged per object, so its frames show no cgroup (fs/proc/page.c)"
     return _by_column(result, "cgroup", codes, name, (note,))
+
+
+def _by_owner(result: MemoryMap) -> Ledger:
+    """By slab cache, vmalloc caller, task of a stack, file system, ..."""
+    if result.owners is None:
+        raise QuestionError(
+            "owners (slab caches, vmalloc callers, file systems) are not visible in this source",
+            hint="struct pages tell them: --source live:struct as root, or a crash dump",
+        )
+    names = result.owner_names
+
+    def name(code: int) -> tuple[str, str | None]:
+        return (names[code], names[code]) if names[code] else ("(no owner known)", None)
+
+    return _by_column(result, "owner", result.owners, name, ())
 
 
 def _by_order(result: MemoryMap) -> Ledger:
@@ -241,18 +281,26 @@ def _by_column(
     name: Callable[[int], tuple[str, int | str | None]],
     notes: tuple[str, ...],
 ) -> Ledger:
-    totals = result.totals
-    present = _present(totals)[result.region_of_extent, result.facts]
+    parts: dict[bool, list[tuple[TypeSet, str, int | str | None, int]]] = {True: [], False: []}
+    for here, code, fact, frames in column_cells(result, column):
+        types = TypeSet(int(result.table.types[fact]))
+        parts[here].append((types, *name(code), frames))
+    return Ledger(by, _rows(parts[True]), _rows(parts[False]), notes)
+
+
+def column_cells(
+    result: MemoryMap, column: NDArray[np.integer[Any]]
+) -> Iterator[tuple[bool, int, int, int]]:
+    """Yield (present, code, fact, frames) for each code of `column` (one per extent) and fact."""
+    present = present_cells(result.totals)[result.region_of_extent, result.facts]
     width = max(1, len(result.table))
     keys = column.astype(np.int64) * width + result.facts
-    parts: dict[bool, list[tuple[TypeSet, str, int | str | None, int]]] = {True: [], False: []}
     for here in (True, False):
         chosen = present == here
         if not chosen.any():
             continue
-        pages = np.bincount(keys[chosen], weights=result.nr_pages[chosen])
-        for key in np.flatnonzero(pages):
-            code, fact = divmod(int(key), width)
-            types = TypeSet(int(result.table.types[fact]))
-            parts[here].append((types, *name(code), int(pages[key])))
-    return Ledger(by, _rows(parts[True]), _rows(parts[False]), notes)
+        # Codes are few and far between when they are owners: count only those that occur.
+        distinct, place = np.unique(keys[chosen], return_inverse=True)
+        pages = np.bincount(place.ravel(), weights=result.nr_pages[chosen])
+        for key, frames in zip(distinct.tolist(), pages.tolist(), strict=True):
+            yield here, *divmod(key, width), int(frames)

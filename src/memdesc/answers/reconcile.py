@@ -18,7 +18,7 @@ from memdesc.answers.counting import Book, Line, judged
 from memdesc.answers.words import size
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
-from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType
 
 __all__ = ["Line", "Reconciliation", "reconcile"]
 
@@ -234,22 +234,56 @@ def _mlocked(book: Book) -> Line | None:
     )
 
 
-def _kernel_rest(book: Book) -> Line | None:
-    """Kernel memory that only counters know, against the frames that nothing marks."""
-    names = tuple(n for n in ("VmallocUsed", "Percpu") if n in book.before)
-    if not names:
+def _kernel_stack(book: Book) -> Line | None:
+    """Stacks of tasks, where struct pages tell them."""
+    if "KernelStack" not in book.before:
         return None
-    wanted = TypeSet.of(T.VMALLOC).mask
-    mask = (book.table.types & np.uint64(wanted)) != 0
-    unmarked = int(book.pages[: mask.size][mask].sum()) * PAGE_SIZE_BYTES
+    certain, possible = _between(book, T.KERNEL_STACK)
+    if not certain:
+        return _unmarked("KernelStack", "kernel stacks are vmalloc memory")(book)
+    return book.line(
+        ("KernelStack",),
+        certain,
+        "the counter leaves out stacks that are kept for the next fork, and those of the boot "
+        "processors' idle tasks count as reserved",
+        most=possible,
+    )
+
+
+def _vmalloc(book: Book) -> Line | None:
+    """vmalloc memory: exact from struct pages, among the unmarked frames from /proc."""
+    if "VmallocUsed" not in book.before:
+        return None
+    certain, possible = _between(book, T.VMALLOC, T.KERNEL_STACK)
     pcp = sum(zone.pcp for zone in book.machine.zones) * PAGE_SIZE_BYTES
     return book.line(
-        names,
-        0,
-        f"vmalloc (kernel stacks as well) and per-CPU memory lie in the unmarked frames, with "
+        ("VmallocUsed",),
+        certain,
+        "vmalloc, kernel stacks among it; from /proc it lies in the unmarked frames, with "
         f"per-CPU free lists ({size(pcp)} by zoneinfo), drivers and the network",
-        most=unmarked,
+        most=possible,
     )
+
+
+def _percpu(book: Book) -> Line | None:
+    """Per-CPU memory, whose first chunk is boot memory."""
+    if "Percpu" not in book.before:
+        return None
+    certain, possible = _between(book, T.PERCPU)
+    reserved, _ = _between(book, T.RESERVED)
+    return book.line(
+        ("Percpu",),
+        certain,
+        "the first chunk of per-CPU memory is boot memory and counts as reserved; from /proc "
+        "the others lie in the unmarked frames",
+        most=possible + reserved,
+    )
+
+
+def _between(book: Book, *kinds: MemoryType) -> tuple[int, int]:
+    """Bytes of frames that certainly are one of `kinds`, and of those that can be."""
+    certain = book.bytes_of(*kinds)
+    return certain, certain + book.bytes_maybe(*kinds)
 
 
 _LINES: tuple[Callable[[Book], Line | None], ...] = (
@@ -263,8 +297,9 @@ _LINES: tuple[Callable[[Book], Line | None], ...] = (
     _slab,
     _page_tables,
     _unmarked("SecPageTables", "page tables of virtual machines and IOMMUs"),
-    _unmarked("KernelStack", "kernel stacks are vmalloc memory"),
-    _kernel_rest,
+    _kernel_stack,
+    _vmalloc,
+    _percpu,
     _hugetlb,
     _mlocked,
     _poisoned,

@@ -7,16 +7,25 @@ holds no page at all (swapped out, never touched, a guard) gets the reason inste
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from memdesc.answers.places import FramePlace, PhysPlace, Place, VirtPlace
 from memdesc.answers.titles import title_of
-from memdesc.descriptors import Descriptor, Nobody, NotVisible
+from memdesc.descriptors import (
+    AddressSpace,
+    Descriptor,
+    DescriptorLookup,
+    Nobody,
+    NotVisible,
+    Page,
+    RawPageLookup,
+)
 from memdesc.kernels.kpageflags import KPF, flag_names
 from memdesc.kernels.pagemap import EntryKind, Present
 from memdesc.map.describe import MapDescriber
-from memdesc.map.extents import MemoryMap
+from memdesc.map.extents import MemoryMap, ReadFrom
 from memdesc.rules.procedure import Rule
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet, pfn_of, phys_of
@@ -43,6 +52,9 @@ class PageAnswer:
     cgroup_name: str
     zone: str
     node: int | None
+    struct_page: Mapping[str, int] | NotVisible | None = None
+    """The words of the frame's own struct page, where they were asked for."""
+    read_from: ReadFrom = "proc"
 
     @property
     def order(self) -> int:
@@ -50,6 +62,12 @@ class PageAnswer:
 
     def sources(self) -> dict[str, str]:
         """Where each fact comes from, and how far it can be trusted."""
+        if self.read_from == "structs":
+            return {
+                "type": self.rule.source,
+                "flags": "struct page, as /proc/kpageflags would show it",
+                "counts": "struct page of the folio, read when it was asked for",
+            }
         found = {
             "type": self.rule.source,
             "flags": "/proc/kpageflags, one word, exact when it was read",
@@ -72,6 +90,7 @@ class PageAnswer:
 
     def to_json(self) -> dict[str, Any]:
         """One row; schema memdesc-what/1."""
+        raw = self.struct_page
         return {
             "asked": self.asked,
             "pfn": self.pfn,
@@ -96,12 +115,9 @@ class PageAnswer:
             "sources": self.sources(),
             "descriptor": {
                 "kind": type(self.descriptor).__name__,
-                **{
-                    item.name: _json(getattr(self.descriptor, item.name))
-                    for item in dataclasses.fields(self.descriptor)
-                    if item.name not in ("pages", "kinds", "reason")
-                },
+                **_fields_json(self.descriptor, but=("pages", "kinds", "reason")),
             },
+            **({} if raw is None else {"struct_page": _words_json(raw)}),
         }
 
 
@@ -141,8 +157,8 @@ class NoAnswer:
         }
 
 
-def what(source: Source, place: Place) -> PageAnswer | NoPage:
-    """Answer for one place.
+def what(source: Source, place: Place, *, raw: bool = False) -> PageAnswer | NoPage:
+    """Answer for one place; with `raw`, with the words of its struct page.
 
     Reads only the neighbourhood of the frame on a live machine. Raises QuestionError for a
     frame outside the map or a process that is not there.
@@ -150,7 +166,15 @@ def what(source: Source, place: Place) -> PageAnswer | NoPage:
     pfn = pfn_at(source, place)
     if isinstance(pfn, NoPage):
         return pfn
-    return describe_page(source.window(pfn), pfn, place.text)
+    result = source.window(pfn)
+    lookup = source.describer(result)
+    answer = describe_page(result, pfn, place.text, lookup=lookup)
+    if not raw:
+        return answer
+    words: Mapping[str, int] | NotVisible = NotVisible("this source sees no struct pages")
+    if isinstance(lookup, RawPageLookup):
+        words = lookup.raw_page(pfn)
+    return dataclasses.replace(answer, struct_page=words)
 
 
 def pfn_at(source: Source, place: Place) -> Pfn | NoPage:
@@ -171,11 +195,13 @@ def pfn_at(source: Source, place: Place) -> Pfn | NoPage:
             assert_never(place)
 
 
-def describe_page(result: MemoryMap, pfn: Pfn, asked: str = "") -> PageAnswer:
-    """All that `result` knows of frame `pfn`."""
-    describer = MapDescriber(result)
+def describe_page(
+    result: MemoryMap, pfn: Pfn, asked: str = "", *, lookup: DescriptorLookup | None = None
+) -> PageAnswer:
+    """All that `result` knows of frame `pfn`; `lookup` may know more than the map."""
+    lookup = lookup or MapDescriber(result)
     extent = result.extent(result.index_of(pfn))
-    descriptor = describer.page(pfn).descriptor()
+    descriptor = Page(pfn, lookup).descriptor()
     zone = result.regions.of(pfn).zone
     cgroup: int | NotVisible = (
         NotVisible(result.unseen.get("cgroups", "the source has no kpagecgroup"))
@@ -201,6 +227,7 @@ def describe_page(result: MemoryMap, pfn: Pfn, asked: str = "") -> PageAnswer:
         cgroup_name=name,
         zone=zone.name if zone else "",
         node=zone.node if zone else None,
+        read_from=result.read_from,
     )
 
 
@@ -221,8 +248,34 @@ _ABSENT: dict[EntryKind, str] = {
 }
 
 
+_ADDRESSES = frozenset(
+    ["address", "anon_vma", "area", "chunk", "dma_addr", "pgmap", "pool", "stable_node", "zspage"]
+)
+"""Fields that hold addresses: JSON gives them as hexadecimal text, because a number that large
+loses its last digits in many readers."""
+
+
+def _fields_json(value: Descriptor | AddressSpace, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a dataclass by name."""
+    row = {}
+    for item in dataclasses.fields(value):
+        if item.name not in but:
+            field = getattr(value, item.name)
+            is_address = item.name in _ADDRESSES and isinstance(field, int)
+            row[item.name] = f"{field:#x}" if is_address else _json(field)
+    return row
+
+
+def _words_json(words: Mapping[str, int] | NotVisible) -> Any:
+    if isinstance(words, NotVisible):
+        return _json(words)
+    return {name: f"{word:#x}" for name, word in words.items()}
+
+
 def _json(value: object) -> Any:
     match value:
+        case AddressSpace():
+            return _fields_json(value)
         case NotVisible():
             return {"not_visible": value.reason}
         case Nobody():

@@ -23,9 +23,14 @@ COMMANDS: dict[str, str] = {
     "ledger": "every present frame exactly once, and how it adds up with /proc/meminfo",
     "what": "what a page is: by frame, physical address or PID:ADDRESS",
     "who": "who maps a page; sizes per process and file; charged against mapped",
+    "move": "can it be moved away: a page, a range, a memory block, a zone",
+    "blocks": "how many huge pages there could be, and what is in the way",
+    "failure": "what a memory error would do, for every frame or for a page",
     "diff": "what changed between two sources",
     "capture": "record this machine's map in a directory of plain tables",
     "report": "one self-contained HTML file: the ledger, the memory as a picture, the owners",
+    "vm": "boot a real kernel in a virtual machine: run a program, dump it, record it",
+    "matrix": "what has been checked, on which kernels, by which source",
     "doctor": "what is readable here, what is not, and how to get it",
 }
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "progress",
     "screen_width",
     "size",
+    "steps",
     "table",
     "visible",
 ]
@@ -57,6 +58,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kpagecount", metavar="FILE", help="with a raw file: its /proc/kpagecount")
     group.add_argument(
         "--kernel", metavar="RELEASE", help="with a raw file: the kernel it came from (6.12.117)"
+    )
+    group.add_argument(
+        "--vmlinux", metavar="FILE", help="with a crash dump: its kernel image, with DWARF or BTF"
     )
     add_thread_argument(group)
     parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
@@ -99,6 +103,7 @@ def open_from(options: argparse.Namespace) -> Source:
         options.source,
         kpagecount=options.kpagecount,
         kernel=options.kernel,
+        vmlinux=options.vmlinux,
         threads=options.threads,
     )
 
@@ -283,6 +288,27 @@ def _fitted(
         [elide(cell, widths[i]) if i in giving else cell for i, cell in enumerate(row)]
         for row in rows
     ]
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yields what to call with what is being done: it is shown on a terminal, with the seconds,
+    and the line is wiped at the end."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    started = time.monotonic()
+
+    def tell(what: str) -> None:
+        seconds = time.monotonic() - started
+        sys.stderr.write(f"\r\x1b[K{what} ... ({seconds:.0f} s)")
+        sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
 
 
 @contextmanager

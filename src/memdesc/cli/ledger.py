@@ -29,6 +29,7 @@ DESCRIPTION = (
 EXAMPLES = """
   memdesc ledger                                 by type, then against /proc/meminfo
   memdesc ledger --by cgroup                     who is charged for what
+  memdesc ledger --by owner                      slab caches, vmalloc callers, file systems
   memdesc ledger --by flags --source flags.bin   the raw words, as page-types counts them
   memdesc ledger --json | jq '.frames_present'
 """
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     result: MemoryMap | Totals
     with progress("reading page flags") as tell:
         if needs_extents(options.by):
-            result = source.map(tell)
+            result = source.map(tell, owners=options.by == "owner")
         elif options.by == "type":
             result = source.summary(tell)
         else:
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(book: Ledger, checks: Reconciliation | None, *, most: int) -> None:
     out = console()
-    grouped = book.by in ("zone", "node", "order", "cgroup")
+    grouped = book.by in ("zone", "node", "order", "cgroup", "owner")
     rows = _grouped(book) if grouped else _flat(book)
     texts = (
         ["type"] if book.by == "type" else [f"{book.by}, type"] if grouped else ["flags", "type"]

@@ -141,7 +141,7 @@ def _rest(answer: Overview, name: str, out: Console, height: int | None) -> None
 def _unknown(answer: Overview, out: Console, most: int | None) -> None:
     if not answer.unknown:
         return
-    out.print("\nnot visible from here: nothing in /proc says which of these", style="bold")
+    out.print("\nnot visible from here: nothing that was read says which of these", style="bold")
     shown, more = answer.unknown[:most], () if most is None else answer.unknown[most:]
     rows = [
         [size(item.size_bytes), UNION_WORDS.get(item.types.family or "", item.reason)]

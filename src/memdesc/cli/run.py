@@ -66,11 +66,11 @@ def run(words: Sequence[str]) -> int:
     return code
 
 
-_EXTRAS = {"arro3": "capture", "jinja2": "report", "duckdb": "sql"}
+_EXTRAS = {"arro3": "capture", "jinja2": "report", "duckdb": "sql", "drgn": "vmcore"}
 
 
 _PLANNED = (
-    *("move", "blocks", "failure", "savings", "matrix"),
+    *("savings",),
     *("serve", "watch", "scenario", "model", "thread"),
 )
 
@@ -98,7 +98,7 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]]:
 def _check_places(name: str, words: Sequence[str]) -> None:
     """Say what is wrong with -0x1, which argparse takes for an option."""
     wrong = [word for word in words if re.match(r"-(0[xX]|phys:)", word)]
-    if name in ("what", "who") and wrong:
+    if name in ("what", "who", "move", "failure") and wrong:
         raise _Usage(
             f"not a place: {wrong[0][:60]!r}: frames and addresses are not negative",
             hint="a frame is 0x1234, a physical address phys:0x1234000",

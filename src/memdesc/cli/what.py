@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping
 
 from memdesc.answers.places import parse_place
 from memdesc.answers.titles import title_of
@@ -17,7 +18,7 @@ from memdesc.cli.common import (
     size,
     visible,
 )
-from memdesc.descriptors import NOT_LOOKED, NotVisible
+from memdesc.descriptors import NOT_LOOKED, Nobody, NotVisible
 from memdesc.errors import NotReadableError, QuestionError
 from memdesc.types import PAGE_SIZE_BYTES, phys_of
 
@@ -36,6 +37,11 @@ EXAMPLES = """
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("places", nargs="+", metavar="PLACE", help="0xPFN, phys:0xADDR, PID:0xADDR")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="also the words of its struct page, kernel addresses and all (live:struct and dumps)",
+    )
     add_source_arguments(parser)
 
 
@@ -45,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     answers: list[PageAnswer | NoPage | NoAnswer] = []
     for place in places:
         try:
-            answers.append(what(source, place))
+            answers.append(what(source, place, raw=options.raw))
         except (QuestionError, NotReadableError) as error:
             if len(places) == 1:
                 raise
@@ -86,9 +92,17 @@ def _text(answer: PageAnswer | NoPage | NoAnswer) -> str:
     row = answer.to_json()["descriptor"]
     for name, value in row.items():
         # What this kind of source never looks at is said in --json, not on every screen.
-        if name in ("kind", "flags", "mapcount", "cgroup") or value == _NOT_LOOKED:
+        if name in ("kind", "flags", "cgroup") or value == _NOT_LOOKED:
             continue
+        if name == "mapcount" and (value == answer.mapcount or isinstance(value, dict)):
+            continue
+        if isinstance(getattr(answer.descriptor, name), Nobody):
+            value = "nobody"
+        if name == "pins" and value and answer.pages.nr_pages == 1 and isinstance(value, int):
+            value = f"at most {value}: references and pins of a single frame share one counter"
         lines.append(_line(name.replace("_", " "), _field(value)))
+    if answer.struct_page is not None:
+        lines.append(_line("struct page", _words(answer.struct_page)))
     for fact, source in answer.sources().items():
         lines.append(_line("source" if fact == "type" else "", f"{fact}: {source}"))
     return "\n".join(lines)
@@ -98,7 +112,7 @@ _NOT_LOOKED = {"not_visible": NOT_LOOKED.reason}
 
 
 def _line(name: str, text: str) -> str:
-    first, rest = f"  {name:<12}", " " * 14
+    first, rest = f"  {name:<11} ", " " * 14
     width = screen_width()
     if width is None or len(first) + len(text) <= width:
         return first + text
@@ -110,6 +124,12 @@ def _line(name: str, text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _words(words: Mapping[str, int] | NotVisible) -> str:
+    if isinstance(words, NotVisible):
+        return str(words)
+    return ", ".join(f"{name} {word:#x}" for name, word in words.items())
 
 
 def _zone(answer: PageAnswer) -> str:
@@ -134,10 +154,13 @@ def _charged(answer: PageAnswer) -> str:
 
 
 def _field(value: object) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "not_visible" in value:
         return f"not visible: {value['not_visible']}"
+    if isinstance(value, dict):
+        parts = ((name, part) for name, part in value.items() if part != _NOT_LOOKED)
+        return ", ".join(f"{name} {_field(part)}" for name, part in parts)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return str(value)
+    return visible(str(value))

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memdesc.descriptors import DescriptorLookup
 from memdesc.errors import CaptureError, QuestionError
 from memdesc.kernels.pagemap import PM, PagemapEntry, decode_entry
 from memdesc.map.attribution import Attribution, ReadReport
+from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.facts import FactTable
 from memdesc.map.machine import Machine
@@ -198,7 +200,9 @@ class Capture:
             _need(whole, "its counts are not the frames of the regions")
         return counts
 
-    def map(self, progress: Progress | None = None) -> MemoryMap:
+    def map(
+        self, progress: Progress | None = None, *, owners: bool = False, references: bool = False
+    ) -> MemoryMap:
         """The whole map in memory: about 14 bytes per extent."""
         return self._map(self._extents(progress), self.info.extents + len(self._regions))
 
@@ -239,6 +243,9 @@ class Capture:
     @cached_property
     def _attribution(self) -> Attribution:
         return self.attribution()
+
+    def describer(self, result: MemoryMap) -> DescriptorLookup:
+        return MapDescriber(result)
 
     def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
         """The frame at `address` of process `pid`; only presence and kind were kept.

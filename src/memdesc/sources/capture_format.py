@@ -242,7 +242,8 @@ class CaptureInfo:
                     seconds=_seconds(scan["seconds"]),
                     **{
                         item.name: _count(
-                            scan[item.name], _MAX_THREADS if item.name == "threads" else MAX_PFN
+                            scan.get(item.name, 0),
+                            _MAX_THREADS if item.name == "threads" else MAX_PFN,
                         )
                         for item in dataclasses.fields(ScanStats)
                         if item.name != "seconds"

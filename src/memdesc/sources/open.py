@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import stat
 from pathlib import Path
 
-from memdesc.errors import FormatError, NotReadableError, QuestionError
+from memdesc.errors import FormatError, NotReadableError, QuestionError, SourceError
 from memdesc.sources.source import ProcSource, RawSource, Source
 from memdesc.sources.spec import SOURCE_HELP
 
@@ -19,13 +20,15 @@ def open_source(
     *,
     kpagecount: Path | str | None = None,
     kernel: str | None = None,
+    vmlinux: Path | str | None = None,
     threads: int = 0,
 ) -> Source:
     """Open the source that `spec` names (see `SOURCE_HELP`).
 
-    `kpagecount` and `kernel` go with a raw file only. Raises NotReadableError where it
-    cannot be opened, CaptureError for a damaged capture, QuestionError for a `spec` that
-    names nothing, FormatError for options that do not fit.
+    `kpagecount` and `kernel` go with a raw file, `vmlinux` with a crash dump. `live` reads
+    struct pages where that is permitted (`memdesc doctor` says), else /proc.
+    Raises NotReadableError where it cannot be opened, CaptureError for a damaged capture,
+    QuestionError for a `spec` that names nothing, FormatError for options that do not fit.
     """
     if not spec:
         raise QuestionError("--source names nothing", hint=f"it takes:\n{SOURCE_HELP}")
@@ -35,13 +38,14 @@ def open_source(
             "--kpagecount and --kernel go with a raw kpageflags file only",
             hint="a live machine and a capture know both themselves",
         )
-    if spec in ("live", "live:proc"):
-        return ProcSource(threads=threads)
+    if spec == "live":
+        return _open_live(threads)
+    if spec == "live:proc":
+        return ProcSource(name=spec, threads=threads)
     if spec == "live:struct":
-        raise QuestionError(
-            "reading live struct pages is not part of this version",
-            hint="--source live:proc reads the same frames through /proc",
-        )
+        from memdesc.sources.structs import LiveStructSource
+
+        return LiveStructSource(threads=threads)
     if spec.startswith("tree:"):
         root = Path(spec.removeprefix("tree:"))
         _check_tree(spec, root)
@@ -50,11 +54,33 @@ def open_source(
         from memdesc.sources.bundled import open_bundled
 
         return open_bundled(spec.removeprefix("bundled:"))
-    return _open_path(Path(spec), kpagecount, kernel, threads)
+    return _open_path(Path(spec), kpagecount, kernel, vmlinux, threads)
+
+
+def _open_live(threads: int) -> Source:
+    """Struct pages where they may be read, else /proc."""
+    from memdesc.structs.live import why_not
+
+    if not why_not():
+        from memdesc.sources.structs import LiveStructSource
+
+        try:
+            return LiveStructSource(name="live", threads=threads)
+        except SourceError as error:
+            source = ProcSource(threads=threads)
+            source.machine = dataclasses.replace(
+                source.machine, unseen={**source.machine.unseen, "struct pages": str(error)}
+            )
+            return source
+    return ProcSource(threads=threads)
 
 
 def _open_path(
-    path: Path, kpagecount: Path | str | None, kernel: str | None, threads: int
+    path: Path,
+    kpagecount: Path | str | None,
+    kernel: str | None,
+    vmlinux: Path | str | None,
+    threads: int,
 ) -> Source:
     try:
         mode = path.stat().st_mode
@@ -64,6 +90,8 @@ def _open_path(
         from memdesc.sources.capture import Capture
 
         return Capture(path)
+    if path == Path("/proc/kcore"):
+        return _dump(path, vmlinux, threads)
     if not stat.S_ISREG(mode) and path != Path("/proc/kpageflags"):
         raise FormatError(f"{path} is neither a file nor a directory", hint=SOURCE_HELP)
     try:
@@ -77,11 +105,10 @@ def _open_path(
             hint="a raw file holds one 64-bit word for each frame; files of /proc are copied "
             "with `cat`: cp and tar see a size of 0",
         )
-    if magic[:4] == b"\x7fELF" or magic == b"KDUMP   ":
-        raise FormatError(
-            f"{path} is a crash dump, which this version does not read",
-            hint="a raw kpageflags file, a capture or a live machine can be read",
-        )
+    if magic[:4] == b"\x7fELF" or magic in (b"KDUMP   ", b"makedump"):
+        return _dump(path, vmlinux, threads)
+    if vmlinux is not None:
+        raise FormatError("--vmlinux goes with a crash dump only")
     if magic[:4] == b"PAR1":
         raise FormatError(
             f"{path} is one table of a capture",
@@ -93,6 +120,13 @@ def _open_path(
         release=kernel,
         threads=threads,
     )
+
+
+def _dump(path: Path, vmlinux: Path | str | None, threads: int) -> Source:
+    from memdesc.sources.structs import DumpSource
+
+    image = Path(vmlinux) if vmlinux is not None else None
+    return DumpSource(path, vmlinux=image, threads=threads)
 
 
 def _check_tree(spec: str, root: Path) -> None:

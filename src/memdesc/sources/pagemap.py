@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import threading
 from dataclasses import dataclass, field
 
@@ -209,7 +208,7 @@ def _present_ranges(target: Target, page: int, end: int) -> tuple[list[tuple[int
     Without any means to look ahead, returns ([], page).
     """
     if target.is_copy:
-        return _data_ranges(target.fd, page, end)
+        return target.files.data_ranges(target.fd, page, end)
     if not target.can_scan:
         return [], page
     regions = np.empty(_SCAN_REGIONS, _REGION)
@@ -236,22 +235,3 @@ def _present_ranges(target: Target, page: int, end: int) -> tuple[list[tuple[int
     lows = low[np.concatenate([[0], breaks])].tolist() if count else []
     highs = high[np.concatenate([breaks - 1, [count - 1]])].tolist() if count else []
     return list(zip(lows, highs, strict=True)), walked
-
-
-def _data_ranges(fd: int, page: int, end: int) -> tuple[list[tuple[int, int]], int]:
-    """Like `_present_ranges`, by the holes of a sparse copy; at most 64 MiB at a time."""
-    position, limit = page * _ENTRY_BYTES, end * _ENTRY_BYTES
-    try:
-        low = os.lseek(fd, position, os.SEEK_DATA)
-    except OSError as error:
-        # ENXIO: a hole up to the end of the file.
-        return [], end if error.errno == errno.ENXIO else page
-    low &= ~(_ENTRY_BYTES - 1)
-    if low >= limit:
-        return [], end
-    try:
-        high = min(os.lseek(fd, low, os.SEEK_HOLE), limit)
-    except OSError:
-        high = limit
-    high = min(-(-high // _ENTRY_BYTES), end, low // _ENTRY_BYTES + 128 * BLOCK_ENTRIES)
-    return [(max(low // _ENTRY_BYTES, page), high)], high

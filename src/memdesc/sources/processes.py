@@ -97,7 +97,7 @@ def read_processes(
     finally:
         for target in reading.targets:
             target.close()
-    return reading.finish(root, time.perf_counter() - started)
+    return reading.finish(time.perf_counter() - started)
 
 
 class _Reading:
@@ -233,7 +233,7 @@ class _Reading:
                 "pagemap shows no frame numbers", path=self.files.proc, hint=HIDDEN_HINT
             )
 
-    def finish(self, root: Path, seconds: float) -> Attribution:
+    def finish(self, seconds: float) -> Attribution:
         """Put the columns together and leave out the processes that ended."""
         parts = self.parts
         mappings = Mappings(
@@ -252,7 +252,7 @@ class _Reading:
             comm=[status.comm for status in self.statuses],
             cgroup=self.cgroups,
         )
-        vmas = self._vmas(pages_by_kind(self.parts, root))
+        vmas = self._vmas(pages_by_kind(self.parts, self.files.swap_numbering))
         vanished = np.zeros(len(self.targets), np.bool_)
         for target in self.targets:
             if target.vanished:
@@ -310,10 +310,12 @@ def _pieces(job: Job) -> Iterator[Piece]:
     start, end = job.start, job.end
     # The vsyscall page lies in the kernel's half: pagemap has nothing there.
     user = int(np.searchsorted(start, _USER_END >> PAGE_SHIFT))
+    if not user:
+        return
     start, end = start[:user], end[:user]
     large = end - start >= _SPARSE_PAGES
     apart = large[1:] | large[:-1] | (start[1:] - end[:-1] > _JOIN_GAP)
-    lows = [0, *(np.flatnonzero(apart) + 1).tolist()] if user else []
+    lows = [0, *(np.flatnonzero(apart) + 1).tolist()]
     for low, high in zip(lows, [*lows[1:], user], strict=True):
         first, last = int(start[low]), int(end[high - 1])
         sparse = bool(large[low])

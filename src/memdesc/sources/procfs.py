@@ -67,9 +67,32 @@ def read_machine(root: Path, *, release: str | None = None) -> Machine:
         offline=_offline_blocks(root),
         boot_time_unix_s=int(boot[1]) if boot else None,
         ksm_pages_shared=int(ksm) if re.fullmatch(r"[0-9]{1,18}", ksm) else None,
+        sysctls=_sysctls(root),
         nr_cpus=len(set(re.findall(r"(?m)^\s+cpu: ([0-9]{1,20})$", zoneinfo))) or 1,
         unseen=reader.unseen,
     )
+
+
+_SYSCTLS = (
+    "vm.memory_failure_early_kill",
+    "vm.memory_failure_recovery",
+    "vm.enable_soft_offline",
+    "vm.compact_unevictable_allowed",
+    "vm.compaction_proactiveness",
+)
+"""Settings that change answers (`memdesc.rules`). One that this kernel lacks is no loss."""
+
+
+def _sysctls(root: Path) -> dict[str, int]:
+    found = {}
+    for name in _SYSCTLS:
+        try:
+            text = (root / "proc/sys" / name.replace(".", "/")).read_text("ascii", "replace")
+        except OSError:
+            continue
+        if re.fullmatch(r"[0-9]{1,18}", text.strip()):
+            found[name] = int(text)
+    return found
 
 
 def read_counters(root: Path) -> Counters:

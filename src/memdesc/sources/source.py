@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from memdesc.errors import NotReadableError, QuestionError
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
+from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.machine import Counters, Machine
 from memdesc.sources.kpage import PageFile
@@ -24,10 +25,11 @@ from memdesc.sources.procfs import read_counters, read_machine
 from memdesc.types import PAGE_SHIFT, Pid, VirtAddr
 
 if TYPE_CHECKING:
+    from memdesc.descriptors import DescriptorLookup
     from memdesc.kernels.pagemap import PagemapEntry
     from memdesc.sources.processes import Attribution
 
-__all__ = ["ProcSource", "RawSource", "Source"]
+__all__ = ["ProcSource", "RawSource", "Source", "pagemap_entry"]
 
 
 class Source(Protocol):
@@ -44,14 +46,21 @@ class Source(Protocol):
     def totals(self, progress: Progress | None = None) -> Totals:
         """Frames per region and fact, in bounded memory."""
 
-    def map(self, progress: Progress | None = None) -> MemoryMap:
-        """The whole map."""
+    def map(
+        self, progress: Progress | None = None, *, owners: bool = False, references: bool = False
+    ) -> MemoryMap:
+        """The whole map; with `owners`, its extents tell caches, callers and file systems
+        where the source sees them (`MemoryMap.owners`), with `references` who is held beyond
+        mappings and caches (`MemoryMap.references`)."""
 
     def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
         """What an overview needs: the map, or its totals where the map could be huge."""
 
     def window(self, pfn: int) -> MemoryMap:
         """A map of at least `pfn` and its whole folio. Raises QuestionError outside."""
+
+    def describer(self, result: MemoryMap) -> DescriptorLookup:
+        """The typed descriptors of a map that this source read."""
 
     def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
         """What the page at `address` of process `pid` holds.
@@ -92,7 +101,9 @@ class ProcSource:
         result = self.scan(progress).totals()
         return dataclasses.replace(result, machine=self._after())
 
-    def map(self, progress: Progress | None = None) -> MemoryMap:
+    def map(
+        self, progress: Progress | None = None, *, owners: bool = False, references: bool = False
+    ) -> MemoryMap:
         scan = self.scan(progress)
         result = scan.map()
         stats = scan.reread(result) if self.is_live else result.stats
@@ -104,26 +115,11 @@ class ProcSource:
     def window(self, pfn: int) -> MemoryMap:
         return self.scan().window(pfn)
 
-    def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
-        from memdesc.kernels.pagemap import decode_entry
+    def describer(self, result: MemoryMap) -> DescriptorLookup:
+        return MapDescriber(result)
 
-        path = self.root / f"proc/{pid}/pagemap"
-        try:
-            with path.open("rb", buffering=0) as file:
-                word = os.pread(file.fileno(), 8, (address >> PAGE_SHIFT) * 8)
-        except FileNotFoundError:
-            raise QuestionError(
-                f"there is no process {pid}", hint="`ps` lists them; it may have exited"
-            ) from None
-        except OSError as error:
-            raise NotReadableError(
-                f"cannot read {path}: {error.strerror}",
-                path=path,
-                hint="run as root (CAP_SYS_ADMIN and permission to ptrace the process)",
-            ) from error
-        if len(word) < 8:
-            raise QuestionError(f"{address:#x} is no user address of process {pid}")
-        return decode_entry(int.from_bytes(word, "little"), self.machine.release)
+    def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
+        return pagemap_entry(self.root, pid, address, self.machine.release)
 
     def attribution(self, progress: Progress | None = None) -> Attribution:
         from memdesc.sources.processes import read_processes
@@ -193,7 +189,9 @@ class RawSource:
     def totals(self, progress: Progress | None = None) -> Totals:
         return self.scan(progress).totals()
 
-    def map(self, progress: Progress | None = None) -> MemoryMap:
+    def map(
+        self, progress: Progress | None = None, *, owners: bool = False, references: bool = False
+    ) -> MemoryMap:
         return self.scan(progress).map()
 
     def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
@@ -201,6 +199,9 @@ class RawSource:
 
     def window(self, pfn: int) -> MemoryMap:
         return self.scan().window(pfn)
+
+    def describer(self, result: MemoryMap) -> DescriptorLookup:
+        return MapDescriber(result)
 
     def pagemap(self, pid: Pid, address: VirtAddr) -> PagemapEntry:
         raise QuestionError(
@@ -213,3 +214,30 @@ class RawSource:
             "a raw kpageflags file does not say who maps its frames",
             hint="ask the live machine, or a capture of one",
         )
+
+
+def pagemap_entry(root: Path, pid: Pid, address: VirtAddr, release: KernelRelease) -> PagemapEntry:
+    """One entry of /proc/PID/pagemap below `root`.
+
+    Raises QuestionError where there is no such process or address, NotReadableError where
+    the file is closed to the caller.
+    """
+    from memdesc.kernels.pagemap import decode_entry
+
+    path = root / f"proc/{pid}/pagemap"
+    try:
+        with path.open("rb", buffering=0) as file:
+            word = os.pread(file.fileno(), 8, (address >> PAGE_SHIFT) * 8)
+    except FileNotFoundError:
+        raise QuestionError(
+            f"there is no process {pid}", hint="`ps` lists them; it may have exited"
+        ) from None
+    except OSError as error:
+        raise NotReadableError(
+            f"cannot read {path}: {error.strerror}",
+            path=path,
+            hint="run as root (CAP_SYS_ADMIN and permission to ptrace the process)",
+        ) from error
+    if len(word) < 8:
+        raise QuestionError(f"{address:#x} is no user address of process {pid}")
+    return decode_entry(int.from_bytes(word, "little"), release)

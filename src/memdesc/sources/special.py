@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import mmap
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.errors import FormatError, NotReadableError
+from memdesc.errors import NotReadableError
 from memdesc.kernels.pagemap import PM, EntryKind, SwapConfig, decode_entry
-from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
+from memdesc.kernels.release import KernelRelease
 from memdesc.sources.runs import Part, sample_entry
 from memdesc.types import PAGE_SHIFT, PAGE_SIZE_BYTES, Pfn, PfnRange
 
-__all__ = ["HIDDEN_HINT", "looks_blank", "own_zero_page", "pages_by_kind", "swap_config"]
+__all__ = ["HIDDEN_HINT", "looks_blank", "own_zero_page", "pages_by_kind"]
 
 HIDDEN_HINT = "run as root (CAP_SYS_ADMIN): frame numbers of pagemap are blanked for everybody else"
 
@@ -48,14 +46,19 @@ def own_zero_page() -> tuple[PfnRange, ...]:
     return () if entry & (PM.EXCLUSIVE | PM.FILE) else (PfnRange(Pfn(pfn), Pfn(pfn + 1)),)
 
 
-def pages_by_kind(parts: Sequence[Part], root: Path) -> dict[str, NDArray[np.uint64]]:
-    """Pages per VMA that have an entry but no frame, and zero pages, by the name of the column."""
+def pages_by_kind(
+    parts: Sequence[Part], numbering: Callable[[], tuple[KernelRelease, SwapConfig | None]]
+) -> dict[str, NDArray[np.uint64]]:
+    """Pages per VMA that have an entry but no frame, and zero pages, by the name of the column.
+
+    `numbering` is asked, when it is needed, for what numbers special entries.
+    """
     found: dict[str, list[tuple[NDArray[np.uint32], NDArray[np.uint32]]]] = {
         name: [] for name in ("swapped", "guard", "hwpoison", "special")
     }
     rows = np.concatenate([part.absent for part in parts]) if parts else _NO_ROWS
     if rows.size:
-        release, config = _release(root), swap_config(root)
+        release, config = numbering()
         for sample in np.unique(rows[:, 1]).tolist():
             kind = decode_entry(sample_entry(sample), release, config).kind
             these = rows[rows[:, 1] == sample]
@@ -77,36 +80,6 @@ def _summed(pairs: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint32]]]) -> N
     index = np.concatenate([pair[0] for pair in pairs])
     pages = np.concatenate([pair[1] for pair in pairs])
     return np.bincount(index, weights=pages).astype(np.uint64)
-
-
-def _release(root: Path) -> KernelRelease:
-    try:
-        return KernelRelease.parse((root / "proc/sys/kernel/osrelease").read_text("utf-8"))
-    except (OSError, FormatError, UnicodeDecodeError):
-        return UNKNOWN_RELEASE
-
-
-def swap_config(root: Path) -> SwapConfig | None:
-    """The kernel options that number special entries; None where no configuration is found.
-
-    From /proc/config.gz (CONFIG_IKCONFIG_PROC), a file `config` in a copied tree, or
-    /boot/config-RELEASE.
-    """
-    for path in (root / "proc/config.gz", root / "config", root / f"boot/config-{_release(root)}"):
-        try:
-            text = path.read_bytes()
-            if path.suffix == ".gz":
-                text = gzip.decompress(text)
-        except (OSError, EOFError, ValueError):
-            continue
-        options = set(text.splitlines())
-        return SwapConfig(
-            *(
-                f"CONFIG_{name}=y".encode() in options
-                for name in ("MEMORY_FAILURE", "MIGRATION", "DEVICE_PRIVATE")
-            )
-        )
-    return None
 
 
 def looks_blank(name: str) -> bool:
