@@ -206,6 +206,10 @@ def _anonymous(word: KPF, context: Context) -> Verdict:
     # KSM folios are order 0, swap-backed and shared read-only: never marked exclusive.
     if word & (_COMPOUND | KPF.THP | KPF.OWNER_2) or KPF.SWAPBACKED not in word:
         return _verdict("anon-ksm-bug-exclusive", T.ANON)
+    # A merged page is marked dirty when it is made, lest reclaim discards it. Off the LRU it may
+    # be on its way to be freed lazily, for which the mark is taken off.
+    if KPF.LRU in word and not word & (KPF.DIRTY | KPF.LOCKED | KPF.WRITEBACK):
+        return _verdict("anon-ksm-bug-clean", T.ANON)
     return _verdict("anon-ksm-bug", T.ANON, T.KSM)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from memdesc.rules.procedure_structs import STRUCT_PAGE_ROWS
 from memdesc.types import Certainty
 
 __all__ = ["RULES", "Rule"]
@@ -111,6 +112,12 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
         _I,
         "ANON, and exclusive, large or lazily freed, which a merged page never is",
         "fs/proc/page.c @6.12; mm/ksm.c",
+    ),
+    (
+        "anon-ksm-bug-clean",
+        _I,
+        "ANON, on the LRU and not dirty, which a merged page never is",
+        "fs/proc/page.c @6.12; mm/ksm.c:try_to_merge_one_page @6.12, @6.18",
     ),
     ("shmem", _E, "SWAPBACKED without ANON: tmpfs, memfd, shared anonymous, SysV", _PAGE_C),
     (
@@ -244,6 +251,9 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
 )
 
 RULES: Mapping[str, Rule] = MappingProxyType(
-    {name: Rule(name, text, certainty, source) for name, certainty, text, source in _TABLE}
+    {
+        name: Rule(name, text, certainty, source)
+        for name, certainty, text, source in (*_TABLE, *STRUCT_PAGE_ROWS)
+    }
 )
 """Every rule by name."""

@@ -1,0 +1,226 @@
+"""What would a memory error do here? Every present frame asked, and the answers added up.
+
+The rule (`memdesc.rules.failure`) is asked once per distinct kind of frame; this module
+counts frames per outcome, and gives the odds: one random present frame goes bad, what
+happens?  Where a source leaves several types or outcomes open, the odds are a range.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from memdesc.answers.ledger import cgroup_column, column_cells, present_cells, zone_name
+from memdesc.errors import QuestionError
+from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.machine import Machine
+from memdesc.rules.failure import Consequence, HardOutcome, SoftOutcome, hard_failure, soft_offline
+from memdesc.rules.subject import Knowledge, Ruling, Subjects, ask
+from memdesc.types import PAGE_SIZE_BYTES, TypeSet
+
+__all__ = ["FAILURE_BY", "Failure", "FailureBy", "FailureRow", "Odds", "failure", "knowledge_of"]
+
+FailureBy = Literal["type", "zone", "node", "cgroup"]
+FAILURE_BY: tuple[FailureBy, ...] = ("type", "zone", "node", "cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """Frames of one type (of one part) that fail in the same way."""
+
+    part: str
+    types: TypeSet
+    frames: int
+    hard: Ruling[HardOutcome]
+    soft: Ruling[SoftOutcome]
+
+    @property
+    def size_bytes(self) -> int:
+        return self.frames * PAGE_SIZE_BYTES
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "part": self.part or None,
+            "type": self.types.json,
+            "frames": self.frames,
+            "size_bytes": self.size_bytes,
+            "hard": hard_json(self.hard),
+            "soft": soft_json(self.soft),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """How many frames have a consequence: at least, and at most."""
+
+    consequence: Consequence
+    frames_min: int
+    frames_max: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The whole answer. Rows by falling number of frames."""
+
+    by: FailureBy
+    rows: tuple[FailureRow, ...]
+    notes: tuple[str, ...] = ()
+    odds: tuple[Odds, ...] = field(init=False)
+    """On broken hardware, from harmless to fatal."""
+    odds_injected: tuple[Odds, ...] = field(init=False)
+    """When failures are only simulated."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "odds", _odds(self.rows, hardware=True))
+        object.__setattr__(self, "odds_injected", _odds(self.rows, hardware=False))
+
+    @property
+    def frames(self) -> int:
+        return sum(row.frames for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Schema memdesc-failure/1."""
+        return {
+            "schema": "memdesc-failure/1",
+            "by": self.by,
+            "frames_present": self.frames,
+            "size_bytes_present": self.frames * PAGE_SIZE_BYTES,
+            "odds": [_odds_json(odds, self.frames) for odds in self.odds],
+            "odds_injected": [_odds_json(odds, self.frames) for odds in self.odds_injected],
+            "rows": [row.to_json() for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+
+def failure(source: Totals | MemoryMap, by: FailureBy = "type") -> Failure:
+    """What a failure of each present frame would do, added up.
+
+    `by` cgroup needs a MemoryMap with cgroups (QuestionError). Precision: exact counts of
+    what was read; outcomes as sure as their rule says.
+    """
+    totals = source.totals if isinstance(source, MemoryMap) else source
+    subjects = Subjects(totals.table.types, totals.table.flags)
+    kernel = knowledge_of(totals.machine)
+    hard, soft = ask(hard_failure, subjects, kernel), ask(soft_offline, subjects, kernel)
+    sums: dict[tuple[str, int, Ruling[HardOutcome], Ruling[SoftOutcome]], int] = defaultdict(int)
+    for part, fact, frames in _cells(source, by):
+        mask = int(totals.table.types[fact])
+        sums[part, mask, _bare(hard[fact]), _bare(soft[fact])] += frames
+    rows = [
+        FailureRow(part, TypeSet(mask), frames, how, gently)
+        for (part, mask, how, gently), frames in sums.items()
+    ]
+    rows.sort(key=lambda row: (-row.frames, row.part, row.types.mask))
+    return Failure(by, tuple(rows), _notes(totals.machine))
+
+
+def knowledge_of(machine: Machine) -> Knowledge:
+    """What `machine` tells of its kernel: release, settings, huge pages promised."""
+    meminfo = (machine.after or machine.before).meminfo
+    reserved = meminfo.get("HugePages_Rsvd")
+    return Knowledge(machine.behaviour, machine.sysctls, reserved)
+
+
+def hard_json(ruling: Ruling[HardOutcome]) -> dict[str, Any]:
+    """The JSON form of a hard failure's ruling."""
+    return {
+        "verdicts": _distinct(outcome.verdict.value for outcome in ruling.outcomes),
+        "certainty": ruling.certainty.value,
+        "outcomes": [
+            {
+                "verdict": outcome.verdict.value,
+                "message": outcome.message or None,
+                "errno": outcome.errno,
+                "injected": outcome.injected.name.lower(),
+                "on_hardware": outcome.on_hardware.name.lower(),
+                "reason": outcome.reason,
+            }
+            for outcome in ruling.outcomes
+        ],
+        "source": ruling.source,
+    }
+
+
+def soft_json(ruling: Ruling[SoftOutcome]) -> dict[str, Any]:
+    """The JSON form of a soft offline's ruling."""
+    return {
+        "verdicts": _distinct(outcome.errno for outcome in ruling.outcomes),
+        "certainty": ruling.certainty.value,
+        "outcomes": [
+            {"errno": outcome.errno, "reason": outcome.reason} for outcome in ruling.outcomes
+        ],
+        "source": ruling.source,
+    }
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int, int]]:
+    """(part, fact, frames) of the present frames."""
+    if by == "cgroup":
+        if not isinstance(source, MemoryMap):
+            raise QuestionError("failures by cgroup need the extents of the map")
+        codes, name = cgroup_column(source)
+        for here, code, fact, frames in column_cells(source, codes):
+            if here:
+                yield name(code)[0], fact, frames
+        return
+    totals = source.totals if isinstance(source, MemoryMap) else source
+    present = present_cells(totals)
+    for region, fact in zip(*np.nonzero(np.where(present, totals.pages, 0)), strict=True):
+        part = ""
+        zone = totals.regions.all[region].zone
+        if by == "zone":
+            part = zone_name(totals, int(region))[0] if zone else "no zone"
+        elif by == "node":
+            part = f"node {zone.node}" if zone else "no node"
+        yield part, int(fact), int(totals.pages[region, fact])
+
+
+def _odds(rows: Iterable[FailureRow], *, hardware: bool) -> tuple[Odds, ...]:
+    least: dict[Consequence, int] = dict.fromkeys(Consequence, 0)
+    most: dict[Consequence, int] = dict.fromkeys(Consequence, 0)
+    for row in rows:
+        ends = {out.on_hardware if hardware else out.injected for out in row.hard.outcomes}
+        for end in ends:
+            most[end] += row.frames
+        if len(ends) == 1:
+            least[ends.pop()] += row.frames
+    return tuple(Odds(end, least[end], most[end]) for end in Consequence if most[end])
+
+
+def _odds_json(odds: Odds, frames: int) -> dict[str, Any]:
+    return {
+        "consequence": odds.consequence.name.lower(),
+        "frames_min": odds.frames_min,
+        "frames_max": odds.frames_max,
+        "probability_min": odds.frames_min / frames if frames else None,
+        "probability_max": odds.frames_max / frames if frames else None,
+    }
+
+
+def _bare(ruling: Ruling[Any]) -> Ruling[Any]:
+    """The ruling without what differs between equal answers."""
+    return Ruling(ruling.outcomes, ruling.certainty, ruling.source)
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _notes(machine: Machine) -> tuple[str, ...]:
+    notes = []
+    for name, default in (("vm.memory_failure_early_kill", 0), ("vm.memory_failure_recovery", 1)):
+        value = machine.sysctls.get(name)
+        if value is None:
+            notes.append(f"{name} is not visible here: the default, {default}, is assumed")
+        elif value != default:
+            notes.append(f"{name} is {value} here (default {default})")
+    if machine.sysctls.get("vm.memory_failure_recovery") == 0:
+        notes.append("with memory_failure_recovery 0, every hard failure panics the machine")
+    return tuple(notes)

@@ -1,0 +1,248 @@
+"""`memdesc matrix`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from memdesc.cli.common import console, envelope, notice, print_json, screen_width, steps, table
+from memdesc.errors import QuestionError
+
+if TYPE_CHECKING:
+    from memdesc.checks.page import Matrix
+    from memdesc.checks.runs import Run
+    from memdesc.vm.record import Tell
+
+DESCRIPTION = (
+    "What has been checked: on which kernels every type of memory was named exactly, as a union\n"
+    "that holds the truth, or not at all, and by which source. --run does all of it again: it\n"
+    "boots the kernels in QEMU, records and dumps them, and judges every frame."
+)
+EXAMPLES = """
+  memdesc matrix                                     kernel x type x source, on one screen
+  memdesc matrix --kernel 6.12                       one kernel, with numbers of frames
+  memdesc matrix --source live:proc --json
+  memdesc matrix --run                               boot the kernels and check everything
+  memdesc matrix --run --kernel 6.12 --keep DIR      one kernel; keep what was recorded
+  memdesc matrix --run --from DIR                    judge recordings again, without booting
+"""
+
+_MARKS = {"exact": "exact", "not visible": "n.v.", "open": "open", "WRONG": "WRONG", "-": "-"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel", metavar="K", action="append", default=[], help="only this series (repeat it)"
+    )
+    parser.add_argument("--source", metavar="S", help="only live:proc, live:struct or vmcore")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+    shown.add_argument("--markdown", action="store_true", help="the page of the documentation")
+    group = parser.add_argument_group("checking again")
+    group.add_argument("--run", action="store_true", help="record the kernels and judge them")
+    group.add_argument(
+        "--from", dest="recordings", metavar="DIR", type=Path, help="judge DIR/KERNEL instead"
+    )
+    group.add_argument("--keep", metavar="DIR", type=Path, help="keep the recordings in DIR/KERNEL")
+    group.add_argument(
+        "--output", metavar="DIR", type=Path, help="where results go (default: this checkout)"
+    )
+    group.add_argument(
+        "--dwarf", metavar="DIR", type=Path, help="vmlinux files with DWARF, for drgn's helpers"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from memdesc.checks.runs import recorded_runs
+
+    if options.run:
+        return _run(options)
+    for name in ("recordings", "keep", "output", "dwarf"):
+        if getattr(options, name) is not None:
+            word = "from" if name == "recordings" else name
+            raise QuestionError(f"--{word} goes with --run", hint="memdesc matrix --run --help")
+    runs = _chosen(recorded_runs(), options.kernel)
+    _check_source(runs, options.source)
+    if options.json:
+        print_json(_json(runs, options.source))
+    elif options.markdown:
+        from memdesc.checks.page import render_markdown
+
+        sys.stdout.write(render_markdown(runs))
+    else:
+        _show(runs, options.source)
+    return 0
+
+
+# --- showing -----------------------------------------------------------------------------
+
+
+def _chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    for name in names:
+        if not any(run.series == name for run in runs):
+            raise QuestionError(
+                f"kernel {name} was not checked",
+                hint="checked were " + ", ".join(run.series for run in runs),
+            )
+    return [run for run in runs if not names or run.series in names]
+
+
+def _check_source(runs: Sequence[Run], source: str | None) -> None:
+    known = dict.fromkeys(name for run in runs for name in run.sources)
+    if source is not None and source not in known:
+        raise QuestionError(
+            f"no kernel was checked with the source {source!r}",
+            hint="checked were " + ", ".join(known),
+        )
+
+
+def _json(runs: Sequence[Run], source: str | None) -> dict[str, object]:
+    rows = [
+        {"kernel": run.series, **row}
+        for run in runs
+        for row in run.to_json()["rows"]
+        if source is None or row["source"] == source
+    ]
+    kernels = []
+    for run in runs:
+        value = run.to_json()
+        kernels.append({key: value[key] for key in value if key not in ("schema", "rows")})
+    return envelope(
+        {"schema": "memdesc-matrix/1", "rows": rows, "kernels": kernels}, source="checks"
+    )
+
+
+def _show(runs: Sequence[Run], source: str | None) -> None:
+    from memdesc.checks.page import WORDS, matrix_of
+
+    matrix = matrix_of(runs, source=source)
+    out = console()
+    width = screen_width()
+    for text in (_full, _words, _marks):
+        head = ["true type", *(_title(column.series, column.source) for column in matrix.columns)]
+        cells = [[types.label, *row] for types, row in text(matrix)]
+        needed = sum(
+            max(len(line) for cell in (head[at], *(row[at] for row in cells)) for line in cell.split("\n")) + 3
+            for at in range(len(head))
+        )
+        if width is None or needed <= width:
+            break
+    out.print(table(head, cells))
+    for word, meaning in WORDS:
+        out.print(f"{word}: {meaning}", markup=False)
+    if text is _marks:
+        out.print("2: union of 2; n.v.: not visible; 85: 85 % exact", markup=False)
+    for run in runs:
+        out.print(_summary(run), markup=False)
+
+
+def _summary(run: Run) -> str:
+    checks = [walk.agrees for walk in run.walks]
+    compared = sum(peer.compared for peer in run.peers)
+    agreed = sum(peer.agreed for peer in run.peers)
+    return (
+        f"{run.series}: {run.release}, {run.date}: {run.frames:,} frames, "
+        f"{run.frames_wrong} named wrongly, {run.frames_open} of which the truth is open; "
+        f"{sum(checks)} of {len(checks)} counters equal; "
+        f"drgn agrees {agreed:,} times of {compared:,}"
+    )
+
+
+def _title(series: str, source: str) -> str:
+    return f"{series}\n{source}"
+
+
+def _full(matrix: Matrix) -> list[tuple[object, list[str]]]:
+    from memdesc.checks.page import cell_text
+
+    return [(types, [cell_text(cell) for cell in cells]) for types, cells in matrix.rows]
+
+
+def _words(matrix: Matrix) -> list[tuple[object, list[str]]]:
+    from memdesc.checks.page import cell_text
+
+    return [
+        (types, [cell_text(cell, frames=False) for cell in cells]) for types, cells in matrix.rows
+    ]
+
+
+def _marks(matrix: Matrix) -> list[tuple[object, list[str]]]:
+    def short(word: str) -> str:
+        return _MARKS.get(word) or word.removeprefix("union of ").removesuffix(" % exact")
+
+    return [(types, [short(word) for word in words]) for types, words in _words(matrix)]
+
+
+# --- running -----------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Check kernels, write a run file for each, and the page of all that are kept."""
+    from memdesc.checks.page import render_markdown
+    from memdesc.checks.runs import recorded_runs, write_run
+    from memdesc.vm.host import cache_folder
+    from memdesc.vm.kernels import SERIES, series_named
+
+    data, page = _outputs(options.output)
+    if options.recordings is not None and not options.kernel:
+        names = [name for name in SERIES if (options.recordings / name).is_dir()]
+    else:
+        names = [series_named(name).name for name in options.kernel or SERIES]
+    if not names:
+        raise QuestionError(
+            f"{options.recordings} holds no recording",
+            hint="it has a folder for each kernel, such as `memdesc matrix --run --keep DIR` makes",
+        )
+    wrong = 0
+    with TemporaryDirectory(prefix="memdesc-", dir=cache_folder()) as scratch:
+        for name in names:
+            with steps() as tell:
+                made = _checked(name, options, Path(scratch), tell)
+            write_run(made, data)
+            wrong += made.frames_wrong
+            print(_summary(made))
+    # A folder of its own shows what is in it, a checkout everything that it keeps.
+    page.write_text(render_markdown(recorded_runs(data)))
+    notice(f"written: {data}, {page}")
+    return 1 if wrong else 0
+
+
+def _checked(name: str, options: argparse.Namespace, scratch: Path, tell: Tell) -> Run:
+    from memdesc.checks.run import check, record_kernel
+    from memdesc.vm.record import Recording
+
+    def told(what: str) -> None:
+        tell(f"{name}: {what}")
+
+    if options.recordings is not None:
+        recording = Recording(options.recordings / name)
+        if not recording.vmcore.exists():
+            raise QuestionError(f"{recording.folder} holds no recording with a dump")
+        return check(recording, series=name, dwarf=options.dwarf, tell=told)
+    folder = scratch if options.keep is None else options.keep
+    recording = record_kernel(name, folder / name, tell=told)
+    made = check(recording, series=name, dwarf=options.dwarf, tell=told)
+    if options.keep is None:
+        shutil.rmtree(recording.folder)  # two gigabytes
+    return made
+
+
+def _outputs(output: Path | None) -> tuple[Path, Path]:
+    """Where run files and the page go. Raises QuestionError where that is not said."""
+    from memdesc.checks.runs import FOLDER
+
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        return output, output / "matrix.md"
+    page = FOLDER.parents[3] / "docs" / "reference" / "matrix.md"
+    if not page.parent.is_dir():
+        raise QuestionError(
+            "this memdesc is installed, and not a checkout that keeps results",
+            hint="--output DIR says where they go",
+        )
+    return FOLDER, page
