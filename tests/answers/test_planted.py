@@ -1,7 +1,7 @@
 """Ground truth from real kernels: memory planted in a guest, and what we say it is.
 
 The bundled captures were recorded in virtual machines in which a workload had planted
-memory of every kind it could (`tools/record`). `data/planted-*.json` says what lies where.
+memory of every kind it could (`memdesc vm record`). `data/planted-*.json` says what lies where.
 Nothing may be named wrongly: a union must hold the truth, and most answers must be certain.
 """
 

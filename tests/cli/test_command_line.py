@@ -147,7 +147,7 @@ def test_kpagecount_beside_a_raw_file(
 ERRORS: list[tuple[list[str], str, str]] = [
     (["bogus"], "unknown command", "memdesc --help"),
     (["leger"], "unknown command", "did you mean `memdesc ledger`"),
-    (["move"], "`memdesc move` is not part of this version", "overview, ledger"),
+    (["savings"], "`memdesc savings` is not part of this version", "overview, ledger"),
     (["what", "-0x1", "--source", "RAW"], "not negative", "a frame is 0x1234"),
     (["what", "phys:1234000", "--source", "RAW"], "not a place", "phys:0x1234000"),
     (["what", "12:7f05aa000", "--source", "RAW"], "not a place", "with 0x: 12:0x7f05aa000"),
@@ -163,7 +163,7 @@ ERRORS: list[tuple[list[str], str, str]] = [
     (["who", "--source", "RAW"], "does not say who maps", "live"),
     (["ledger", "--source", "/nowhere"], "cannot open /nowhere", "--source takes"),
     (["ledger", "--source", "ODD"], "ends in the middle of a word", "copy it again"),
-    (["ledger", "--source", "ELF"], "crash dump", "raw kpageflags"),
+    (["ledger", "--source", "ELF"], "memdesc reads dumps of x86-64", "file"),
     (["ledger", "--source", "RAW", "--kernel", "new"], "not a kernel release", "uname -r"),
     (["ledger", "--source", "RAW", "--kpagecount", "ODD"], "middle of a word", "copy it again"),
     (["ledger", "--source", "RAW", "--by", "cgroup"], "cgroups are not visible", "no cgroups"),
@@ -171,7 +171,6 @@ ERRORS: list[tuple[list[str], str, str]] = [
     (["ledger", "--source", "bundled:none"], "none", "debian-6.12"),
     (["ledger", "--by", "colour"], "invalid choice", "memdesc ledger --help"),
     (["ledger", "--source", "EMPTYDIR"], "manifest", ""),
-    (["ledger", "--source", "live:struct"], "not part of this version", "live:proc"),
 ]
 
 

@@ -26,6 +26,7 @@ CALLS: list[list[str]] = [
     ["doctor"],
     ["doctor", "--flags"],
     ["capture", "--verify", "CAPTURE"],
+    ["vm", "list"],
 ]
 
 
@@ -35,18 +36,17 @@ def test_the_envelope(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
 
     bundled = str(Path(memdesc.__file__).parent / "captures" / "debian-7.2")
     given = [bundled if word == "CAPTURE" else word for word in words]
-    takes_source = words[0] not in ("diff", "doctor")
+    takes_source = words[0] not in ("diff", "doctor", "vm")
     main([*given, "--json", *(["--source", SOURCE] if takes_source else [])])
     value = json.loads(capsys.readouterr().out)
     assert list(value)[:3] == ["schema", "kernel", "source"]
     assert value["schema"].startswith("memdesc-")
     assert value["kernel"] is None or value["kernel"][0].isdecimal()
-    assert value["source"] == (
-        "live" if words[0] == "doctor" else given[-1] if words[0] in ("diff", "capture") else SOURCE
-    )
+    named = {"doctor": "live", "vm": "vm", "diff": given[-1], "capture": given[-1]}
+    assert value["source"] == named.get(words[0], SOURCE)
     assert isinstance(value["notes"], list)
     assert ("rows" in value) == (words[0] not in WITHOUT_ROWS)
-    if words[0] not in ("doctor", "capture"):
+    if words[0] not in ("doctor", "capture", "vm"):
         assert value["kernel"].startswith("7.2")
     for row in value.get("rows", []):
         assert "schema" not in row

@@ -44,6 +44,13 @@ def mapped(found: Attribution) -> dict[int, dict[int, int]]:
 # --- copied trees ------------------------------------------------------------------------
 
 
+def test_a_process_with_nothing_but_the_vsyscall_page(tmp_path: Path) -> None:
+    line = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]"
+    add_process(tmp_path, 42, [], maps=line + "\n", pages=1)
+    found = read_processes(tmp_path)
+    assert (len(found.vmas), len(found.mappings)) == (1, 0)
+
+
 def test_runs_end_where_frames_or_areas_end(tmp_path: Path) -> None:
     areas = [
         Area(BASE, present(10, 11, 12, 20), "/bin/x", "r-xp", 0x2000, 77),

@@ -131,6 +131,10 @@ class Behaviour:
     """PGTABLE misses kernel PTE tables and every P4D and PGD (no constructor ran there).
     Until 6.15 (believed); read in 6.1 and 6.12."""
 
+    hugetlb_index_in_huge_pages: bool
+    """The index of a hugetlb folio counts huge pages and not frames. Until 6.6 (believed);
+    seen in dumps of 6.1, and no more in 6.12."""
+
     @property
     def knows_release(self) -> bool:
         return self.release.is_known
@@ -161,6 +165,7 @@ def behaviour_of(release: KernelRelease) -> Behaviour:
         cgroup_on_head_only=unknown or version < (6, 10),
         has_guest_memfd=unknown or version >= (6, 8),
         pgtable_shows_leaf_user_only=unknown or version < (6, 16),
+        hugetlb_index_in_huge_pages=unknown or version < (6, 7),
     )
 
 

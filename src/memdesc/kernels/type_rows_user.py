@@ -157,12 +157,13 @@ _SHMEM: Final = replace(
     ),
     movable=Cell(MovedBy.LRU, "migrate_folio", "mm/shmem.c:shmem_aops @7.2"),
     failure_7_2=Cell(
-        (Verdict.RECOVERED,),
-        "the poisoned page stays in the page cache: later reads get EIO, touches get SIGBUS",
-        "mm/shmem.c:shmem_error_remove_folio @7.2",
+        (Verdict.RECOVERED, Verdict.FAILED),
+        "the poisoned page stays in the page cache: later reads get EIO, touches get SIGBUS."
+        " Failed while something else holds a reference",
+        "mm/shmem.c:shmem_error_remove_folio, mm/memory-failure.c:has_extra_refcount @7.2",
     ),
-    failure_6_12=Cell((Verdict.RECOVERED,), "as in 7.2", _FAIL_6_12),
-    failure_6_1=Cell((Verdict.RECOVERED,), "as in 7.2", _FAIL_6_1),
+    failure_6_12=Cell((Verdict.RECOVERED, Verdict.FAILED), "as in 7.2", _FAIL_6_12),
+    failure_6_1=Cell((Verdict.RECOVERED, Verdict.FAILED), "as in 7.2", _FAIL_6_1),
     shown=Cell("SWAPBACKED without ANON", "a fresh page shows LRU only after a batch", _SHOWN),
 )
 
@@ -186,13 +187,17 @@ _SWAP_CACHE: Final = replace(
         (UserMapping.ANON_RMAP, UserMapping.FILE_RMAP), "as its base type", "mm/rmap.c @6.12"
     ),
     failure_7_2=Cell(
-        (Verdict.RECOVERED, Verdict.DELAYED),
+        (Verdict.RECOVERED, Verdict.DELAYED, Verdict.FAILED),
         "clean: dropped, the copy in swap is good. Dirty: kept, and the process gets SIGBUS when"
-        " it touches the page",
+        " it touches the page. Failed while something else holds a reference",
         "mm/memory-failure.c:me_swapcache_clean, me_swapcache_dirty @7.2",
     ),
-    failure_6_12=Cell((Verdict.RECOVERED, Verdict.DELAYED), "as in 7.2", _FAIL_6_12),
-    failure_6_1=Cell((Verdict.RECOVERED, Verdict.DELAYED), "as in 7.2", _FAIL_6_1),
+    failure_6_12=Cell(
+        (Verdict.RECOVERED, Verdict.DELAYED, Verdict.FAILED), "as in 7.2", _FAIL_6_12
+    ),
+    failure_6_1=Cell(
+        (Verdict.RECOVERED, Verdict.DELAYED, Verdict.FAILED), "as in 7.2", _FAIL_6_1
+    ),
     shown=Cell("SWAPCACHE", "together with SWAPBACKED, and ANON unless it is shmem", _SHOWN),
 )
 

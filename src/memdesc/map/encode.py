@@ -41,6 +41,10 @@ class Runs:
     """uint32[n]: saturating at 2**32 - 1."""
     cgroups: NDArray[np.uint64] | None = None
     """uint64[n]: inode numbers."""
+    owners: NDArray[np.uint32] | None = None
+    """uint32[n]: codes of owner names; only from struct pages."""
+    references: NDArray[np.int8] | None = None
+    """int8[n]: as `MemoryMap.references`; only from struct pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,17 @@ class Encoder:
         words: NDArray[np.uint64],
         mapcounts: NDArray[np.uint64] | None = None,
         cgroups: NDArray[np.uint64] | None = None,
+        owners: NDArray[np.uint64] | None = None,
+        references: NDArray[np.int8] | None = None,
     ) -> Runs:
         """Cut `words` (uint64, frames from `pfn_start`) into runs and name them.
 
-        `mapcounts` and `cgroups`, where given, have the same length and cut runs as well.
+        `mapcounts`, `cgroups`, `owners` and `references`, where given, have the same length
+        and cut runs as well.
         """
         pieces = self._pieces(pfn_start, words)
         change = _changes(words)
-        for column in (mapcounts, cgroups):
+        for column in (mapcounts, cgroups, owners, references):
             if column is not None:
                 change |= _changes(column)
         lows = [piece.low for piece in pieces]
@@ -103,6 +110,8 @@ class Encoder:
             facts[0] if len(facts) == 1 else np.concatenate(facts),
             None if mapcounts is None else _saturated(mapcounts[starts]),
             None if cgroups is None else cgroups[starts],
+            None if owners is None else owners[starts].astype(np.uint32),
+            None if references is None else references[starts],
         )
 
     def count(
@@ -209,7 +218,7 @@ def _backing_if_empty(region: Region) -> Backing:
     return Backing.ZERO_SECTION_RAM if region.deferred_ok else region.backing
 
 
-def _changes(column: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _changes(column: NDArray[np.integer]) -> NDArray[np.bool_]:
     """bool: True where a run begins, at the first element as well."""
     change = np.empty(column.size, np.bool_)
     change[0] = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,9 @@ from memdesc.map.machine import Machine
 from memdesc.map.regions import Regions, regions_of
 from memdesc.types import Pfn, PfnRange
 
-__all__ = ["Extent", "MemoryMap", "ScanStats", "Totals"]
+__all__ = ["Extent", "MemoryMap", "ReadFrom", "ScanStats", "Totals"]
+
+ReadFrom = Literal["proc", "structs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,10 @@ class ScanStats:
     """How many of those had another word then."""
     mapcounts_read: int = 0
     cgroups_read: int = 0
+    frames_torn: int = 0
+    """Tails whose head could not be: memory changed meanwhile, or is damaged (struct pages)."""
+    frames_unreadable: int = 0
+    """Frames whose struct page could not be read."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,19 @@ class MemoryMap:
     """uint32[n]: index into `cgroup_inodes`; None where not visible."""
     cgroup_inodes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
     """uint64[m]: inode numbers; index 0 is "charged to none"."""
+    owners: NDArray[np.uint32] | None = None
+    """uint32[n]: index into `owner_names`; None where the source does not tell owners."""
+    owner_names: tuple[str, ...] = ()
+    """Slab caches, file systems, callers of vmalloc, tasks of stacks; index 0 is "": nobody."""
+    references: NDArray[np.int8] | None = None
+    """int8[n]: 1 where somebody holds references beyond mappings, caches and private data, 0
+    where nobody does, -1 where that has no meaning; None where the source has no counts."""
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Column or file -> why it is not visible."""
     stats: ScanStats = ScanStats()
+    read_from: ReadFrom = "proc"
+    """"proc": kpageflags and its like; "structs": struct pages, of which `flags` is what
+    kpageflags would show."""
 
     def __len__(self) -> int:
         return int(self.pfn_starts.size)
@@ -121,7 +138,9 @@ class MemoryMap:
                 f"frame {pfn:#x} is outside the map, which ends at {self.pfn_end:#x}",
                 hint="a physical address is written phys:0x..., a frame number 0x...",
             )
-        return int(np.searchsorted(self.pfn_starts, np.uint64(pfn), side="right")) - 1
+        # A key of another dtype would make searchsorted convert the whole column first.
+        key = self.pfn_starts.dtype.type(pfn)
+        return int(np.searchsorted(self.pfn_starts, key, side="right")) - 1
 
     def extent(self, index: int) -> Extent:
         """The extent at `index`."""
@@ -181,7 +200,12 @@ class MemoryMap:
             assert int(self.facts.max()) < len(self.table), (self.facts.max(), len(self.table))
         else:
             assert self.pfn_end == self.pfn_start, self.pfn_end
-        for name, column in (("mapcounts", self.mapcounts), ("cgroups", self.cgroups)):
+        for name, column in (
+            ("mapcounts", self.mapcounts),
+            ("cgroups", self.cgroups),
+            ("owners", self.owners),
+            ("references", self.references),
+        ):
             assert column is None or column.size == starts.size, name
         if self.cgroups is not None and self.cgroups.size:
             assert int(self.cgroups.max()) < self.cgroup_inodes.size

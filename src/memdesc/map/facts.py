@@ -159,9 +159,13 @@ class FactBook:
             ]
             self._tails = np.concatenate([self._tails, np.array(new, np.uint16)])
 
+    def _row(self, word: int, backing: Backing, head: int | None) -> tuple[int, int, str]:
+        """(kpageflags word, mask of types, rule) of a distinct word; `StateBook` overrides it."""
+        verdict = classify(word, self.context, backing=backing, head_flags=head)
+        return word, verdict.types.mask, verdict.rule.name
+
     def _fact(self, flags: int, backing: Backing, head_flags: int | None) -> int:
-        verdict = classify(flags, self.context, backing=backing, head_flags=head_flags)
-        row = (flags, verdict.types.mask, verdict.rule.name)
+        row = self._row(flags, backing, head_flags)
         code = self._code_of.get(row)
         if code is None:
             code = self._code_of[row] = len(self._rows)

@@ -106,6 +106,8 @@ class Machine:
     boot_time_unix_s: int | None = None
     """When the machine was booted (btime in /proc/stat)."""
     ksm_pages_shared: int | None = None
+    sysctls: Mapping[str, int] = field(default_factory=dict)
+    """Settings of /proc/sys that change answers, by dotted name; a missing one is not known."""
     nr_cpus: int = 1
     """Processors with per-CPU page lists in the first zone of /proc/zoneinfo."""
     unseen: Mapping[str, str] = field(default_factory=dict)
@@ -198,6 +200,7 @@ class Machine:
                 ksm_pages_shared=None
                 if value["ksm_pages_shared"] is None
                 else _int(value["ksm_pages_shared"]),
+                sysctls={_text(k): _int(v) for k, v in value.get("sysctls", {}).items()},
                 nr_cpus=_int(value["nr_cpus"]),
                 unseen={_text(k): _text(v) for k, v in value["unseen"].items()},
             )

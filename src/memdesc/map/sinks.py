@@ -31,6 +31,8 @@ class Columns:
     facts: NDArray[np.uint16]
     mapcounts: NDArray[np.uint32] | None
     cgroups: NDArray[np.uint32] | None
+    owners: NDArray[np.uint32] | None = None
+    references: NDArray[np.int8] | None = None
 
 
 class TotalsSink:
@@ -73,7 +75,7 @@ class ExtentSink:
         self._codes = cgroup_codes
         self._parts: list[Columns] = []
         self._empty = True
-        self._last: tuple[int, int | None, int | None] | None = None
+        self._last: tuple[int | None, ...] | None = None
         self.pfn_start = self.pfn_end = 0
 
     def add(self, runs: Runs) -> None:
@@ -87,19 +89,12 @@ class ExtentSink:
         facts, mapcounts, cgroups = self._book.settle(runs.facts), runs.mapcounts, None
         if runs.cgroups is not None:
             cgroups = self._codes.codes(runs.cgroups).astype(np.uint32)
-        first = 0
-        head = (
-            int(facts[0]),
-            None if mapcounts is None else int(mapcounts[0]),
-            None if cgroups is None else int(cgroups[0]),
-        )
+        first, owners, references = 0, runs.owners, runs.references
+        columns = (facts, mapcounts, cgroups, owners, references)
+        head = tuple(None if column is None else int(column[0]) for column in columns)
         if self._last == head and runs.pfn_start not in self._borders:
             first = 1
-        self._last = (
-            int(facts[-1]),
-            None if mapcounts is None else int(mapcounts[-1]),
-            None if cgroups is None else int(cgroups[-1]),
-        )
+        self._last = tuple(None if column is None else int(column[-1]) for column in columns)
         if self._empty:
             self.pfn_start, self._empty = runs.pfn_start, False
         self.pfn_end = runs.pfn_start + runs.nr_pages
@@ -110,15 +105,25 @@ class ExtentSink:
             facts[first:],
             None if mapcounts is None else mapcounts[first:],
             None if cgroups is None else cgroups[first:],
+            None if owners is None else owners[first:],
+            None if references is None else references[first:],
         )
 
     def map(
-        self, machine: Machine, table: FactTable, stats: ScanStats, unseen: Mapping[str, str]
+        self,
+        machine: Machine,
+        table: FactTable,
+        stats: ScanStats,
+        unseen: Mapping[str, str],
+        *,
+        owner_names: Sequence[str] = (),
     ) -> MemoryMap:
-        """The map of everything added."""
+        """The map of everything added; `owner_names` by the code of an owner."""
         parts = self._parts
         with_counts = bool(parts) and parts[0].mapcounts is not None
         with_cgroups = bool(parts) and parts[0].cgroups is not None
+        with_owners = bool(parts) and parts[0].owners is not None
+        references = [part.references for part in parts if part.references is not None]
         return MemoryMap(
             machine=machine,
             table=table,
@@ -129,6 +134,9 @@ class ExtentSink:
             mapcounts=_joined([p.mapcounts for p in parts], np.uint32) if with_counts else None,
             cgroups=_joined([p.cgroups for p in parts], np.uint32) if with_cgroups else None,
             cgroup_inodes=self._codes.keys,
+            owners=_joined([p.owners for p in parts], np.uint32) if with_owners else None,
+            owner_names=tuple(owner_names),
+            references=np.concatenate(references) if references else None,
             unseen=unseen,
             stats=stats,
         )

@@ -1,0 +1,38 @@
+"""How compaction and migration differ between kernel releases.
+
+Sources: `mm/compaction.c:isolate_migratepages_block`, `mm/migrate.c` of 6.1.192, 6.12.117
+and 7.2.13.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memdesc.kernels.release import KernelRelease
+
+__all__ = ["PAGEBLOCK_ORDER", "MoveBehaviour", "move_behaviour"]
+
+PAGEBLOCK_ORDER = 9
+"""log2 of the frames of a pageblock on x86-64: the size of a PMD mapping, 2 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveBehaviour:
+    """One kernel's way of moving pages."""
+
+    compaction_skips_compound: bool
+    """Compaction leaves every compound page where it is, small folios too. Read in 6.1; later
+    kernels skip only folios of at least the wanted order."""
+
+    dirty_without_op_stays: bool
+    """A dirty page of a file system without migrate_folio is refused (7.2); before, it is
+    written out first by synchronous migration (6.1, 6.12)."""
+
+
+def move_behaviour(release: KernelRelease) -> MoveBehaviour:
+    """What `release` does; an unknown one counts as the newest that was read."""
+    version = (release.major, release.minor) if release.is_known else (7, 2)
+    return MoveBehaviour(
+        compaction_skips_compound=version < (6, 10),
+        dirty_without_op_stays=version >= (7, 0),
+    )
