@@ -1,7 +1,11 @@
 """Turn a recorded tree (a copy of a machine's /proc and /sys) into a capture that ships.
 
-    memdesc vm record 6.12 --output recorded --no-dump
-    python tools/bundle.py recorded/tree debian-6.12    # writes src/memdesc/captures/debian-6.12
+    memdesc matrix --run --kernel 6.12 --keep recorded
+    python tools/bundle.py recorded/6.12/tree debian-6.12 # writes src/memdesc/captures/debian-6.12
+
+With planted.json in the tree, and the dump beside it, what the tests ask about the same moment
+is written as well: tests/data/planted-NAME.json, and tests/data/truth-NAME.npz with the true
+type of every frame (`memdesc.checks.truth`).
 
 The trees come from our own virtual machines, so names are kept. The moment is the one of
 the recording: its files' time, and the counters from before and after the page files
@@ -13,9 +17,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import shutil
 import sys
 from pathlib import Path
 
+from memdesc.checks.kept import save_map
+from memdesc.checks.truth import truth_of
 from memdesc.errors import MemdescError
 from memdesc.map.machine import Counters, Machine
 from memdesc.sources.bundled import FOLDER
@@ -25,6 +32,9 @@ from memdesc.sources.capture_write import write_capture
 from memdesc.sources.pages import PageScan, open_page_files
 from memdesc.sources.processes import read_processes
 from memdesc.sources.procfs import parse_meminfo, parse_vmstat, read_counters, read_machine
+from memdesc.sources.structs import DumpSource
+
+TESTS = Path(__file__).parent.parent / "tests/data"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
@@ -50,6 +60,15 @@ def bundle(tree: Path, name: str, folder: Path = FOLDER) -> CaptureInfo:
     for file in (folder / name).iterdir():
         file.chmod(0o644)
     return info
+
+
+def keep_for_tests(tree: Path, name: str) -> None:
+    """Copy what was planted, and write the truth of the dump beside the tree, where there is."""
+    planted, vmcore = tree / "planted.json", tree.parent / "vmcore"
+    if planted.exists():
+        shutil.copyfile(planted, TESTS / f"planted-{name}.json")
+    if vmcore.exists():
+        save_map(truth_of(DumpSource(vmcore)).map, TESTS / f"truth-{name}.npz")
 
 
 def recorded_machine(tree: Path) -> Machine:
@@ -81,6 +100,8 @@ def main() -> int:
     try:
         info = bundle(given.tree, given.name, given.output)
         Capture(given.output / given.name).verify()
+        if given.output == FOLDER:
+            keep_for_tests(given.tree, given.name)
     except MemdescError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         return 2

@@ -300,6 +300,15 @@ _MAPPED_CORE = TypeSet.of(MemoryType.DRIVER_MAPPED, MemoryType.VMALLOC).mask
 
 _ANYTHING = TypeSet.from_iterable(MemoryType).mask
 
+_NOBODYS_CORE = TypeSet.of(MemoryType.DRIVER, MemoryType.EXACT_ALLOC, MemoryType.RAM_DISK).mask
+_NOBODYS_ALL = (
+    KERNEL_UNKNOWN | TypeSet.of(MemoryType.MOVABLE_OPS, MemoryType.LARGE_KMALLOC)
+).mask & ~TypeSet.of(MemoryType.KERNEL_STACK, MemoryType.FREE_PCP).mask
+_BLOCKS_CORE = TypeSet.of(MemoryType.PAGE_FRAG, MemoryType.DRIVER).mask
+_BLOCKS_ALL = TypeSet.of(
+    MemoryType.PAGE_FRAG, MemoryType.DRIVER, MemoryType.LARGE_KMALLOC, MemoryType.PAGE_TABLE
+).mask
+
 _FAMILIES: tuple[_Family, ...] = (
     _Family("not readable: any type", _ANYTHING, _ANYTHING),
     _Family("kernel or per-CPU free, kind not visible", _KERNEL_CORE, _KERNEL_ALL),
@@ -321,4 +330,11 @@ _FAMILIES: tuple[_Family, ...] = (
     _Family("device memory", DEVICE.mask, DEVICE.mask),
     _Family("hole or device memory", DEVICE.mask, (DEVICE | TypeSet.of(MemoryType.HOLE)).mask),
     _Family("hole, device or uninitialised", NOT_BACKED.mask, NOT_BACKED.mask),
+    _Family("kernel, owner not known", _NOBODYS_CORE, _NOBODYS_ALL),
+    _Family("kernel compound, owner not known", _BLOCKS_CORE, _BLOCKS_ALL),
+    _Family(
+        "kernel memory mapped to user space, owner not known",
+        TypeSet.of(MemoryType.PAGE_FRAG, MemoryType.DRIVER_MAPPED).mask,
+        KERNEL_MAPPED.mask,
+    ),
 )

@@ -17,58 +17,13 @@ import pytest
 
 from memdesc.answers.ledger import ledger
 from memdesc.answers.reconcile import reconcile
+from memdesc.checks.planted import PLANTED
 from memdesc.map.extents import MemoryMap
 from memdesc.sources.bundled import open_bundled
 from memdesc.sources.capture import Capture
-from memdesc.types import MemoryType
 
-T = MemoryType
 NAMES = ["debian-6.1", "debian-6.12", "debian-7.2"]
 DATA = Path(__file__).parent.parent / "data"
-
-TRUTH: dict[str, MemoryType] = {
-    "anon": T.ANON,
-    "anon_forked": T.ANON,
-    "anon_mlocked": T.ANON,
-    "anon_mthp": T.ANON,
-    "anon_prot_none": T.ANON,
-    "anon_sparse": T.ANON,
-    "anon_thp": T.ANON,
-    "anon_uffd_wp": T.ANON,
-    "ext4_in_pipe": T.FILE,
-    "ext4_mapped_dirty": T.FILE,
-    "ext4_mapped_read": T.FILE,
-    "ext4_mapped_written": T.FILE,
-    "ext4_mlocked": T.FILE,
-    "file_private_written": T.ANON,
-    "huge_zero_page": T.HUGE_ZERO,
-    "hugetlb_anon": T.HUGETLB,
-    "hugetlb_memfd": T.HUGETLB,
-    "hwpoison_anon": T.POISONED,
-    "hwpoison_file": T.POISONED,
-    "hwpoison_free": T.POISONED,
-    "io_uring_fixed": T.ANON,
-    "io_uring_ring": T.DRIVER_MAPPED,
-    "ksm": T.KSM,
-    "madv_free": T.ANON,
-    "memfd": T.SHMEM,
-    "packet_ring": T.DRIVER_MAPPED,
-    "perf_ring": T.DRIVER_MAPPED,
-    "secretmem": T.SECRETMEM,
-    "shared_anon": T.SHMEM,
-    "swap_cache": T.SWAP_CACHE,
-    "sysv_shm": T.SHMEM,
-    "thp_forked": T.ANON,
-    "thp_partial_mapped": T.ANON,
-    "thp_partial_unmapped": T.ANON,
-    "thp_pte_mapped": T.ANON,
-    "tmpfs_huge": T.SHMEM,
-    "tmpfs_mapped": T.SHMEM,
-    "vdso": T.RESERVED,
-    "vmspliced": T.ANON,
-    "zero_page": T.ZERO,
-}
-"""Kinds whose frames hold memory of one type. vvar is driver memory or has no frame."""
 
 
 @cache
@@ -112,7 +67,7 @@ def test_no_planted_page_is_named_wrongly(name: str) -> None:
     certain: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     for row in planted(name):
-        truth = TRUTH.get(row["kind"])
+        truth = PLANTED.get(row["kind"])
         if truth is None:
             continue
         for pfn in frames_of(name, row):
@@ -122,7 +77,7 @@ def test_no_planted_page_is_named_wrongly(name: str) -> None:
             if truth not in types:
                 wrong.append(f"{row['kind']} at {pfn:#x}: {types.names}")
     assert not wrong, wrong[:20]
-    missing = {row["kind"] for row in planted(name)} & set(TRUTH) - set(seen)
+    missing = {row["kind"] for row in planted(name)} & set(PLANTED) - set(seen)
     # Left out of page tables by a capture (zero page), or never in one (perf ring of 7.2).
     allowed = {"zero_page"} | ({"perf_ring"} if name == "debian-7.2" else set())
     assert not missing - allowed, f"planted, and no frame was looked at: {missing}"
@@ -131,17 +86,17 @@ def test_no_planted_page_is_named_wrongly(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_certain_kinds_are_certain(name: str) -> None:
-    """On 6.12 shared anonymous memory may be merged; everything else is named outright."""
+    """On 6.12 merged memory may be shared anonymous memory; all else is named outright."""
     _capture, result = opened(name)
-    honest = {"io_uring_ring", "packet_ring", "perf_ring", "secretmem"}
+    honest = {"bpf_array_mapped", "io_uring_ring", "packet_ring", "perf_ring", "secretmem"}
     if name == "debian-6.12":
-        honest |= {"ksm", "anon_forked", "thp_partial_unmapped", "file_private_written"}
+        honest |= {"ksm"}
     for row in planted(name):
-        if row["kind"] not in TRUTH or row["kind"] in honest:
+        if row["kind"] not in PLANTED or row["kind"] in honest:
             continue
         for pfn in frames_of(name, row):
             fact = result.extent(result.index_of(pfn)).fact
-            assert fact.types.only is TRUTH[row["kind"]], (row, fact)
+            assert fact.types.only is PLANTED[row["kind"]], (row, fact)
 
 
 EQUAL = (

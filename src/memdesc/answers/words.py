@@ -33,6 +33,14 @@ UNION_WORDS: dict[str, str] = {
     "kernel memory mapped to user space, or page cache": (
         "kernel pages that a program sees, or file pages being set up"
     ),
+    "kernel, owner not known": "kernel or driver memory; its struct page names nobody",
+    "kernel compound, owner not known": (
+        "larger kernel or driver blocks; their struct pages name nobody"
+    ),
+    "kernel memory mapped to user space, owner not known": (
+        "kernel pages a program sees; their struct pages name nobody"
+    ),
+    "not readable: any type": "the struct pages could not be read",
     "device memory": "memory of a device: which kind is not shown",
     "hole or device memory": "no memory at all, or memory of a device",
     "hole, device or uninitialised": "no memory, device memory, or not set up since boot",

@@ -11,8 +11,10 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memdesc.errors import FormatError
 from memdesc.map.extents import MemoryMap
@@ -42,7 +44,7 @@ def pack_map(result: MemoryMap) -> bytes:
     begins = np.ones(starts.size, np.bool_)
     begins[1:] = facts[1:] != facts[:-1]
     starts, facts = starts[begins], facts[begins]
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "steps": np.diff(starts, prepend=result.pfn_start).astype(np.uint32),
         "facts": facts.astype(np.uint16),
         "flags": table.flags,
@@ -67,7 +69,7 @@ def unpack_map(data: bytes, machine: Machine, *, name: str = "this map") -> Memo
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {key: file[key] for key in _ARRAYS}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FormatError(f"{name} is no kept map: {error}") from None
     rules = tuple(str(rule) for rule in arrays["rules"])
     unknown = [rule for rule in rules if rule not in RULES]
@@ -90,7 +92,9 @@ def unpack_map(data: bytes, machine: Machine, *, name: str = "this map") -> Memo
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _joined_facts(result: MemoryMap) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], FactTable]:
+def _joined_facts(
+    result: MemoryMap,
+) -> tuple[NDArray[np.int64], FactTable]:
     """Codes of the distinct facts that the map uses, and their table."""
     table = result.table
     codes: dict[tuple[int, int, str], int] = {}

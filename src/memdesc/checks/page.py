@@ -211,15 +211,17 @@ def _unseen(runs: Sequence[Run]) -> Iterator[str]:
     yield "## What was not checked"
     yield ""
     yield "No frame of these types was in any recording, so nothing above says that they are named"
-    yield "rightly; what is known of them was read in the kernel's sources: " + ", ".join(left) + "."
+    yield (
+        "rightly; what is known of them was read in the kernel's sources: " + ", ".join(left) + "."
+    )
     yield ""
 
 
 def _planted(runs: Sequence[Run]) -> Iterator[str]:
     yield "## Planted memory"
     yield ""
-    yield "Memory that a program asked for by a known call. What it is was never asked of a dump, so"
-    yield "these rows judge the dump as well."
+    yield "Memory that a program asked for by a known call. No dump was asked what it is, so these"
+    yield "rows judge the dump as well."
     yield ""
     kinds: dict[tuple[str, str], dict[Column, Cell]] = {}
     for run in runs:
@@ -266,7 +268,10 @@ def _labels(runs: Sequence[Run]) -> Iterator[str]:
         runs,
         ("Type", "Largest owners (frames)"),
         lambda run: [
-            ((_type(row.types), examples.get(_type(row.types), "")), f"{row.labelled:,} of {row.frames:,}")
+            (
+                (_type(row.types), examples.get(_type(row.types), "")),
+                f"{row.labelled:,} of {row.frames:,}",
+            )
             for row in run.labels
         ],
     )
@@ -282,7 +287,10 @@ def _peers(runs: Sequence[Run]) -> Iterator[str]:
         runs,
         ("Property", "drgn's helper", "Types from"),
         lambda run: [
-            ((peer.what, f"`{peer.helper}`", peer.types_from), f"{peer.agreed:,} of {peer.compared:,}")
+            (
+                (peer.what, f"`{peer.helper}`", peer.types_from),
+                f"{peer.agreed:,} of {peer.compared:,}",
+            )
             for peer in run.peers
         ],
     )

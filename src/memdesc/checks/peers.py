@@ -8,7 +8,7 @@ package's vmlinux is at hand, else on the BTF of the dump (`memdesc.drgn_plugin`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memdesc.checks.runs import Peer
-from memdesc.errors import FaultError, LayoutError
 from memdesc.kernels.layout import head_address
 from memdesc.map.extents import MemoryMap
 from memdesc.sources.structs import DumpSource
@@ -104,7 +103,7 @@ def _of_frames(
         order = 0
         if head == address and mine & layout.flag("head"):
             order = int(memmap.read_pages(pfn, 2).reshape(-1)[layout.folio_order])
-        orders.add(pfn, order, _or_zero(lambda page=page: mm.compound_order(page)))
+        orders.add(pfn, order, int(mm.compound_order(page)))
         fact = truth.extent(truth.index_of(pfn)).fact
         if fact.types.only in (MemoryType.ANON, MemoryType.FILE, MemoryType.SHMEM):
             mappings.add(pfn, int(words[layout.mapping // 8]), page.mapping.value_())
@@ -147,9 +146,7 @@ def _of_lists(prog: Program, source: DumpSource, origin: str) -> Iterator[Peer]:
     yield _sets("slab caches, their slabs and objects", "slab_cache_usage", origin, counted, told)
 
 
-def _sets(
-    what: str, helper: str, origin: str, mine: set[Any], theirs: set[Any]
-) -> Peer:
+def _sets(what: str, helper: str, origin: str, mine: set[Any], theirs: set[Any]) -> Peer:
     differing = sorted(mine ^ theirs)[:_MOST_EXAMPLES]
     return Peer(
         what,
@@ -185,7 +182,7 @@ def _sample(source: DumpSource) -> list[int]:
     return sorted(chooser.sample(frames.tolist(), min(SAMPLES, frames.size)))
 
 
-def _mask(bits: Any, text: str) -> int:
+def _mask(bits: Mapping[str, int], text: str) -> int:
     """The flags in drgn's words, as a mask. A name that memdesc has not, or a number of a bit
     without a name, gives a mask that equals nothing."""
     mask = 0
@@ -197,11 +194,3 @@ def _mask(bits: Any, text: str) -> int:
             return -1
         mask |= 1 << bit
     return mask
-
-
-def _or_zero(ask: Callable[[], Any]) -> int:
-    """drgn's answer; 0 for a page that is no compound page's head."""
-    try:
-        return int(ask())
-    except ValueError:
-        return 0

@@ -114,7 +114,8 @@ def frames_of(tree: Path, row: Mapping[str, Any]) -> NDArray[np.int64]:
         raw = file.read(row["nr_pages"] * 8)
     words = np.frombuffer(raw[: len(raw) // 8 * 8], np.uint64)
     present = words[words & np.uint64(_PRESENT) != 0]
-    return (present & np.uint64(_FRAME_MASK)).astype(np.int64)
+    frames: NDArray[np.int64] = (present & np.uint64(_FRAME_MASK)).astype(np.int64)
+    return frames
 
 
 def score_planted(

@@ -23,8 +23,8 @@ from memdesc.checks.runs import Cell, Open, Planted, Proved, Row, Run
 from memdesc.checks.score import Score, score
 from memdesc.checks.truth import truth_of
 from memdesc.checks.walks import label_rows, walk_rows
-from memdesc.map.extents import MemoryMap
 from memdesc.errors import VmError
+from memdesc.map.extents import MemoryMap
 from memdesc.sources.source import ProcSource
 from memdesc.sources.structs import DumpSource
 from memdesc.vm.guest import Guest

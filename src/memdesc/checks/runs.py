@@ -195,7 +195,8 @@ class Run:
     @property
     def frames_wrong(self) -> int:
         """Frames that any source named wrongly, planted ones counted again."""
-        return sum(row.cell.wrong for row in (*self.rows, *self.planted))
+        cells = [row.cell for row in self.rows] + [row.cell for row in self.planted]
+        return sum(cell.wrong for cell in cells)
 
     @property
     def frames_open(self) -> int:
@@ -223,11 +224,14 @@ class Run:
     @classmethod
     def from_json(cls, value: Any, *, path: str = "") -> Self:
         """Read what `to_json` wrote. Raises FormatError for anything else."""
+        name = path or "this"
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            raise FormatError(f"{name} is no run file of schema {SCHEMA}")
         try:
-            if value["schema"] != SCHEMA:
-                raise FormatError(f"{path or 'this'} is of another schema: {value['schema']!r}")
             return cls(
-                **{name: str(value[name]) for name in ("series", "release", "package")},
+                series=str(value["series"]),
+                release=str(value["release"]),
+                package=str(value["package"]),
                 date=str(value["date"]),
                 how=str(value["how"]),
                 frames=int(value["frames"]),
@@ -263,10 +267,8 @@ class Run:
                     Open(_types(row["type"]), row["frames"], row["why"]) for row in value["open"]
                 ),
             )
-        except FormatError:
-            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{path or 'this'} is no run file: {error!r}"[:300]) from error
+            raise FormatError(f"{name} is no run file: {error!r}"[:300]) from error
 
 
 def read_run(path: Path) -> Run:
@@ -290,7 +292,7 @@ def write_run(run: Run, folder: Path) -> Path:
 
 def recorded_runs(folder: Path = FOLDER) -> list[Run]:
     """Every run that is kept in `folder`, by series. Raises what `read_run` raises."""
-    runs = [read_run(path) for path in folder.glob("*.json")]
+    runs = [read_run(path) for path in folder.glob("[0-9]*.json")]
     return sorted(runs, key=lambda run: _order(run.series))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -88,6 +89,8 @@ def run_sweep(
 def main(words: Sequence[str] | None = None) -> int:
     """The command; see --help."""
     options = _parser().parse_args(words)
+    # Shells start background commands with interrupts ignored; ours keeps what it has.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.output.exists() and not options.force:
         print(f"error: {options.output} exists; --force replaces it", file=sys.stderr)
         return 2
@@ -142,7 +145,7 @@ def _described(kernel: Kernel, folder: Path, nr_frames: int, seed: int, pids: in
 def _failed(
     guest: Guest, frames: Sequence[Frame], hows: Sequence[How], seconds: float | None, tell: Tell
 ) -> Iterator[Frame]:
-    """The frames with their trials, as far as time allows."""
+    """The frames with their trials, as far as time allows and nobody interrupts."""
     started = time.monotonic()
     total = len(frames) * len(hows)
     done = 0
@@ -151,7 +154,11 @@ def _failed(
             return
         trials: dict[How, Trial] = {}
         for how in hows:
-            trials[how] = _trial(guest, frame.pfn, how)
+            try:
+                trials[how] = _trial(guest, frame.pfn, how)
+            except KeyboardInterrupt:
+                tell("interrupted: keeping what is there")
+                return
             done += 1
             left = (time.monotonic() - started) / done * (total - done)
             tell(f"failing {done}/{total}, {left:.0f} s left")

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from memdesc.checks.sweep_rows import Frame, How, Sweep, Trial
+from memdesc.checks.sweep_rows import Frame, How, StructFacts, Sweep, Trial
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.release import KernelRelease, behaviour_of
 from memdesc.rules.failure import HardOutcome, hard_failure, soft_offline
-from memdesc.rules.references import holds_extra
+from memdesc.rules.references import holds_extra, hugetlb_is_held
 from memdesc.rules.subject import Knowledge, Subject, merged
 from memdesc.types import MemoryType, TypeSet
 
@@ -109,9 +109,7 @@ def knowledge_of_sweep(sweep: Sweep) -> Knowledge:
 # --- one trial ---------------------------------------------------------------------------
 
 
-def _named(
-    frame: Frame, how: How, read_from: From, kernel: Knowledge
-) -> tuple[Outcome, ...]:
+def _named(frame: Frame, how: How, read_from: From, kernel: Knowledge) -> tuple[Outcome, ...]:
     subjects = [_subject(frame, kind, read_from, kernel) for kind in _types(frame, read_from)]
     if how == "hard":
         hard = merged([hard_failure(subject, kernel) for subject in subjects])
@@ -167,18 +165,31 @@ def _subject(frame: Frame, kind: MemoryType, read_from: From, kernel: Knowledge)
         flags |= KPF(facts.head_flags & _KNOWN) & ~own
     if read_from == "proc":
         return Subject(kind, flags)
-    structs = frame.structs
-    extra = None
-    if structs.refcount is not None and structs.mapcount is not None:
-        extra = holds_extra(
-            kind,
-            refcount=structs.refcount,
-            mapcount=structs.mapcount,
-            nr_pages=structs.nr_pages,
-            private=bool(structs.head_flags & KPF.PRIVATE),
-            on_lru=bool(structs.head_flags & KPF.LRU),
-        )
-    return Subject(kind, flags, structs.nr_pages.bit_length() - 1, extra)
+    order = frame.structs.nr_pages.bit_length() - 1
+    extra = _extra(kind, frame.structs)
+    return Subject(kind, flags, order, extra, file_system=frame.structs.owner or None)
+
+
+def _extra(kind: MemoryType, structs: StructFacts) -> bool | None:
+    """Whether somebody holds the frame, as its counts and buffers tell."""
+    if structs.refcount is None or structs.mapcount is None:
+        return None
+    counts = {
+        "refcount": structs.refcount,
+        "mapcount": structs.mapcount,
+        "nr_pages": structs.nr_pages,
+    }
+    if kind is MemoryType.HUGETLB:
+        return hugetlb_is_held(**counts, is_anon=bool(structs.head_flags & KPF.ANON))
+    extra = holds_extra(
+        kind,
+        **counts,
+        private=bool(structs.head_flags & KPF.PRIVATE),
+        on_lru=bool(structs.head_flags & KPF.LRU),
+    )
+    if structs.buffers is not None and structs.buffers.is_held:
+        return True
+    return extra
 
 
 _KNOWN = 0

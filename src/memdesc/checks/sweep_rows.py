@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memdesc.errors import FormatError
+from memdesc.structs.buffers import BufferState
 from memdesc.types import MemoryType, TypeSet
 
 __all__ = [
@@ -67,6 +68,8 @@ class StructFacts:
     refcount: int | None
     mapcount: int | None
     pins: int | None
+    buffers: BufferState | None
+    """Of a file's page that has buffer heads."""
     owner: str
     """Slab cache, caller of vmalloc, file system, task of a stack; "" for nobody."""
 
@@ -191,7 +194,8 @@ def recorded_sweeps(folder: Path = FOLDER) -> list[Sweep]:
 _FACTS = (
     "pfn", "kind", "stratum", "stratum_frames", "stratum_sampled",
     "proc_types", "proc_flags", "proc_head_flags", "proc_mapcount",
-    "types", "flags", "head_flags", "nr_pages", "refcount", "mapcount", "pins", "owner",
+    "types", "flags", "head_flags", "nr_pages", "refcount", "mapcount", "pins", "buffers",
+    "owner",
 )  # fmt: skip
 _TRIAL = ("errno", "message", "verdict", "flags_before", "flags_after", "end", "log")
 _COLUMNS = (*_FACTS, *(f"{how}_{name}" for how in HOWS for name in _TRIAL))
@@ -212,6 +216,7 @@ def _cells(frame: Frame) -> list[str]:
         f"{structs.head_flags:#x}",
         str(structs.nr_pages),
         *map(_number, (structs.refcount, structs.mapcount, structs.pins)),
+        _buffer_cell(structs.buffers),
         structs.owner,
     ]
     for how in HOWS:
@@ -255,6 +260,7 @@ def _frame(row: Mapping[str, str]) -> Frame:
             _count(row["refcount"]),
             _count(row["mapcount"]),
             _count(row["pins"]),
+            _buffers(row["buffers"]),
             row["owner"],
         ),
         trials,
@@ -263,6 +269,17 @@ def _frame(row: Mapping[str, str]) -> Frame:
 
 def _types(text: str) -> TypeSet:
     return TypeSet.of(*(MemoryType(name) for name in text.split("|") if name))
+
+
+def _buffer_cell(buffers: BufferState | None) -> str:
+    """"4/1/0": buffers, held ones, dirty or locked ones."""
+    if buffers is None:
+        return ""
+    return f"{buffers.nr_buffers}/{buffers.held}/{buffers.dirty_or_locked}"
+
+
+def _buffers(text: str) -> BufferState | None:
+    return BufferState(*(int(part) for part in text.split("/"))) if text else None
 
 
 def _word(text: str) -> int | None:

@@ -19,10 +19,14 @@ from numpy.typing import NDArray
 
 from memdesc.checks.planted import frames_of
 from memdesc.checks.sweep_rows import Frame, ProcFacts, StructFacts
-from memdesc.descriptors import Folio, MappedDriverPage
+from memdesc.descriptors import Descriptor, FileFolio, Folio, MappedDriverPage
+from memdesc.errors import FaultError, LayoutError
+from memdesc.kernels.kpageflags import KPF
 from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap
 from memdesc.sources.structs import DumpSource
+from memdesc.structs.buffers import Buffers, BufferState
+from memdesc.structs.describe_folio import FolioPages
 from memdesc.types import MemoryType, Pfn
 
 __all__ = ["Stratum", "draw", "facts_of", "strata_of"]
@@ -96,6 +100,7 @@ def facts_of(
 ) -> list[Frame]:
     """What both sources know of each frame that was drawn."""
     describer = source.describer(structs)
+    buffers = Buffers(source.kernel, source.memmap)
     lookups = [MapDescriber(proc), MapDescriber(structs)]
     frames = []
     for number, stratum, sampled in drawn:
@@ -121,6 +126,7 @@ def facts_of(
                     heads[1],
                     found.pages.nr_pages,
                     *counts,
+                    _buffers_of(buffers, source, found, heads[1]),
                     stratum.owner,
                 ),
                 {},
@@ -130,6 +136,19 @@ def facts_of(
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _buffers_of(
+    buffers: Buffers, source: DumpSource, found: Descriptor, head_flags: int
+) -> BufferState | None:
+    """The buffers of a file's folio; None where it has none, or none that can be read."""
+    if not isinstance(found, FileFolio) or not head_flags & KPF.PRIVATE:
+        return None
+    folio = FolioPages(source.memmap, found.pages)
+    try:
+        return buffers.of(folio.private, folio.address)
+    except (FaultError, LayoutError):
+        return None
 
 
 def _per_frame(result: MemoryMap, column: NDArray[np.uint64], end: int) -> NDArray[np.uint64]:

@@ -46,14 +46,15 @@ def walk_rows(source: DumpSource, truth: MemoryMap, tree: Path) -> Iterator[Walk
 
     zones = source.machine.frames_present or 0
     present = sum(
-        int(count) for count in re.findall(r"^ +present +(\d+)", (proc / "zoneinfo").read_text(), re.M)
+        int(count)
+        for count in re.findall(r"^ +present +(\d+)", (proc / "zoneinfo").read_text(), re.M)
     )
     yield Walk("present frames", zones, present, "frames", "zoneinfo: present")
     yield from _free(walk_free_blocks(kernel, memmap), proc, pages("MemFree"))
-    counts = re.findall(r"^\s+count:\s+(\d+)", (proc / "zoneinfo").read_text(), re.M)
     waiting = sum(found.nr_pages for found in walk_pcp(kernel, memmap).frames)
-    listed = sum(int(count) for count in counts)
-    yield Walk("per-CPU free lists", waiting, listed, "frames", "zoneinfo: count")
+    # /proc/zoneinfo was read a moment earlier, and every process takes frames off these lists.
+    listed = sum(zone.pcp for zone in source.machine.zones)
+    yield Walk("per-CPU free lists", waiting, listed, "frames", "per_cpu_pages.count in the dump")
     yield from _slabs(source, truth, proc, pages("Slab"))
     yield Walk(
         "page tables with a constructor",
@@ -107,7 +108,9 @@ def label_rows(source: DumpSource, truth: MemoryMap) -> Iterator[Label]:
         sizes = truth.nr_pages[is_kind]
         pages = np.bincount(owners, sizes, len(truth.owner_names)).astype(np.int64)
         labelled = int(pages[1:].sum())
-        order = [code for code in np.argsort(-pages, kind="stable").tolist() if code and pages[code]]
+        order = [
+            code for code in np.argsort(-pages, kind="stable").tolist() if code and pages[code]
+        ]
         names = tuple(f"{truth.owner_names[code]}: {pages[code]}" for code in order[:_EXAMPLES])
         if labelled:
             yield Label(TypeSet.of(kind), frames, labelled, len(order), names)

@@ -16,7 +16,7 @@ from memdesc.cli.common import (
     size,
 )
 from memdesc.errors import MemdescError, QuestionError
-from memdesc.sources.source import ProcSource, RawSource
+from memdesc.sources.source import ProcSource, RawSource, Scan
 from memdesc.types import PAGE_SIZE_BYTES
 
 DESCRIPTION = (
@@ -27,6 +27,7 @@ DESCRIPTION = (
 EXAMPLES = """
   memdesc capture                                  into ./HOST-DATE.memdesc
   memdesc capture --output /tmp/before --names     keep the names
+  memdesc capture --source vmcore --output crash   a crash dump, in a few hundred kB
   memdesc capture --source flags.bin --kernel 6.12.117 --output recorded
   memdesc capture --verify /tmp/before             is it whole and undamaged?
 """
@@ -52,19 +53,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.verify is not None:
         return _verify(options.verify, as_json=options.json)
+    from memdesc.sources.capture import Capture
     from memdesc.sources.capture_write import write_capture
+    from memdesc.sources.structs import DumpSource, LiveStructSource
 
     source = open_from(options)
-    if not isinstance(source, ProcSource | RawSource):
+    if isinstance(source, Capture):
         raise QuestionError(
             f"{source.name} is a capture already",
             hint="copy the directory; `memdesc capture --verify DIR` checks it",
         )
-    scan = source.scan()
+    assert isinstance(source, ProcSource | RawSource | LiveStructSource | DumpSource)
+    scan: Scan = source.scan()
     attribution = None
     if options.no_processes:
         scan.unseen["processes"] = "left out when this was captured (--no-processes)"
-    elif isinstance(source, ProcSource):
+    elif not isinstance(source, RawSource):
         try:
             with progress("reading processes") as tell:
                 attribution = source.attribution(tell)
@@ -81,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             names=options.names,
             force=options.force,
             progress=tell,
-            after=source.counters if isinstance(source, ProcSource) else None,
+            after=source.counters if isinstance(source, ProcSource | LiveStructSource) else None,
         )
     seconds = time.perf_counter() - started
     if options.json:

@@ -16,6 +16,7 @@ from memdesc.errors import QuestionError
 if TYPE_CHECKING:
     from memdesc.checks.page import Matrix
     from memdesc.checks.runs import Run
+    from memdesc.types import TypeSet
     from memdesc.vm.record import Tell
 
 DESCRIPTION = (
@@ -127,7 +128,12 @@ def _show(runs: Sequence[Run], source: str | None) -> None:
         head = ["true type", *(_title(column.series, column.source) for column in matrix.columns)]
         cells = [[types.label, *row] for types, row in text(matrix)]
         needed = sum(
-            max(len(line) for cell in (head[at], *(row[at] for row in cells)) for line in cell.split("\n")) + 3
+            max(
+                len(line)
+                for cell in (head[at], *(row[at] for row in cells))
+                for line in cell.split("\n")
+            )
+            + 3
             for at in range(len(head))
         )
         if width is None or needed <= width:
@@ -157,13 +163,13 @@ def _title(series: str, source: str) -> str:
     return f"{series}\n{source}"
 
 
-def _full(matrix: Matrix) -> list[tuple[object, list[str]]]:
+def _full(matrix: Matrix) -> list[tuple[TypeSet, list[str]]]:
     from memdesc.checks.page import cell_text
 
     return [(types, [cell_text(cell) for cell in cells]) for types, cells in matrix.rows]
 
 
-def _words(matrix: Matrix) -> list[tuple[object, list[str]]]:
+def _words(matrix: Matrix) -> list[tuple[TypeSet, list[str]]]:
     from memdesc.checks.page import cell_text
 
     return [
@@ -171,7 +177,7 @@ def _words(matrix: Matrix) -> list[tuple[object, list[str]]]:
     ]
 
 
-def _marks(matrix: Matrix) -> list[tuple[object, list[str]]]:
+def _marks(matrix: Matrix) -> list[tuple[TypeSet, list[str]]]:
     def short(word: str) -> str:
         return _MARKS.get(word) or word.removeprefix("union of ").removesuffix(" % exact")
 

@@ -195,9 +195,7 @@ _SWAP_CACHE: Final = replace(
     failure_6_12=Cell(
         (Verdict.RECOVERED, Verdict.DELAYED, Verdict.FAILED), "as in 7.2", _FAIL_6_12
     ),
-    failure_6_1=Cell(
-        (Verdict.RECOVERED, Verdict.DELAYED, Verdict.FAILED), "as in 7.2", _FAIL_6_1
-    ),
+    failure_6_1=Cell((Verdict.RECOVERED, Verdict.DELAYED, Verdict.FAILED), "as in 7.2", _FAIL_6_1),
     shown=Cell("SWAPCACHE", "together with SWAPBACKED, and ANON unless it is shmem", _SHOWN),
 )
 

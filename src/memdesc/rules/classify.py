@@ -203,12 +203,14 @@ def _anonymous(word: KPF, context: Context) -> Verdict:
         return _verdict("ksm", T.KSM)
     if context.ksm_in_use is False:
         return _verdict("anon-ksm-bug-idle", T.ANON)
-    # KSM folios are order 0, swap-backed and shared read-only: never marked exclusive.
-    if word & (_COMPOUND | KPF.THP | KPF.OWNER_2) or KPF.SWAPBACKED not in word:
+    # KSM folios are order 0 and shared read-only: never marked exclusive.
+    if word & (_COMPOUND | KPF.THP | KPF.OWNER_2):
         return _verdict("anon-ksm-bug-exclusive", T.ANON)
-    # A merged page is marked dirty when it is made, lest reclaim discards it. Off the LRU it may
-    # be on its way to be freed lazily, for which the mark is taken off.
-    if KPF.LRU in word and not word & (KPF.DIRTY | KPF.LOCKED | KPF.WRITEBACK):
+    # A merged page is marked dirty when it is made, lest reclaim discards it. Only MADV_FREE of
+    # one that is mapped once takes the mark off, and then SWAPBACKED, by way of a batch that is
+    # off the LRU.
+    is_settled = KPF.LRU in word and KPF.SWAPBACKED in word
+    if is_settled and not word & (KPF.DIRTY | KPF.LOCKED | KPF.WRITEBACK):
         return _verdict("anon-ksm-bug-clean", T.ANON)
     return _verdict("anon-ksm-bug", T.ANON, T.KSM)
 

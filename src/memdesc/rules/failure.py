@@ -121,11 +121,15 @@ def soft_offline(subject: Subject, kernel: Knowledge) -> Ruling[SoftOutcome]:
         return _soft(SoftOutcome("ok", "free: taken out of the free lists"))
     if kind in (T.SECRETMEM, T.GUEST_MEMFD):
         return _soft(SoftOutcome("EBUSY", "its mapping does not allow migration"))
+    if kind is T.BALLOON:
+        return _soft(_MOVED if _balloon_moves(subject, kernel) else _STUCK)
     if kind is T.ZSMALLOC and kernel.failure.soft_moves_zsmalloc:
         return _soft(_MOVED)
+    if kind is T.MOVABLE_OPS:
+        return Ruling((_MOVED, _DRIVER_BUSY), Certainty.INFERRED, _SOFT_SOURCE)
     if kind in _LRU_KINDS or kind is T.HUGETLB:
         return _soft_movable(subject, kernel)
-    return _soft(SoftOutcome("EIO", "not a page that can be moved; no flag is set"))
+    return _soft(_STUCK)
 
 
 # --- hard, by kind -----------------------------------------------------------------------
@@ -139,6 +143,9 @@ _DEVICE = frozenset(
     [T.DEVICE_PRIVATE, T.DEVICE_COHERENT, T.FS_DAX, T.DEVICE_DAX, T.PCI_P2PDMA]
 )  # fmt: skip
 _LRU_KINDS = frozenset([T.ANON, T.KSM, T.SWAP_CACHE, T.FILE, T.SHMEM])
+_NEVER_DROPPED_DIRTY = frozenset(["bdev", "ramfs", "rootfs"])
+"""Files without `error_remove_folio`: a page is only invalidated, which a dirty one never is
+(`mm/memory-failure.c:truncate_error_folio` @6.12, `block/fops.c:def_blk_aops`)."""
 _HARMLESS_TO_READ = frozenset([T.BALLOON, T.OFFLINE, T.GUARD, T.UNACCEPTED, T.DEFERRED])
 """Frames that the kernel holds and does not read."""
 
@@ -170,9 +177,7 @@ def _missing(kernel: Knowledge) -> Ruling[HardOutcome]:
     reason = "no memory of the kernel's lies here"
     nothing = Consequence.NOTHING_LOST
     if not kernel.failure.missing_page_is_ignored:
-        return _exact(
-            HardOutcome(FailureVerdict.NO_VERDICT, "", "ENXIO", nothing, nothing, reason)
-        )
+        return _exact(HardOutcome(FailureVerdict.NO_VERDICT, "", "ENXIO", nothing, nothing, reason))
     message = "non struct page pfn"
     ignored = HardOutcome(FailureVerdict.IGNORED, message, "EBUSY", nothing, nothing, reason)
     registered = HardOutcome(
@@ -233,7 +238,7 @@ def _device(kind: MemoryType) -> Ruling[HardOutcome]:
 
 
 def _hugetlb(subject: Subject, kernel: Knowledge) -> Ruling[HardOutcome]:
-    if not subject.has(KPF.MMAP) and not _is_file_or_anon(subject):
+    if _is_in_pool(subject):
         recovered = HardOutcome(
             FailureVerdict.RECOVERED,
             "free huge page",
@@ -391,7 +396,9 @@ def _cache(subject: Subject, kernel: Knowledge, lost: Consequence) -> list[HardO
         gone = Consequence.NOTHING_LOST
     recovered = HardOutcome(FailureVerdict.RECOVERED, message, "ok", gone, gone, reason)
     held = _still_held(message)
-    if subject.extra_references is None:
+    if dirty and subject.file_system in _NEVER_DROPPED_DIRTY:
+        return [held]
+    if subject.extra_references is None or _buffers_are_open(subject):
         return [recovered, held]
     return [held] if subject.extra_references else [recovered]
 
@@ -412,9 +419,26 @@ def _still_held(message: str) -> HardOutcome:
 
 _MOVED = SoftOutcome("ok", "its content is moved to another frame")
 _DROPPED = SoftOutcome("ok", "clean cache: dropped, and read again when needed")
+_STUCK = SoftOutcome("EIO", "not a page that can be moved; no flag is set")
+_DRIVER_BUSY = SoftOutcome("EBUSY", "its driver did not move it")
+_DISSOLVED = SoftOutcome("ok", "free in its pool: dissolved, and only this frame is taken out")
+_PROMISED = SoftOutcome("EBUSY", "every free huge page is reserved: it cannot be dissolved")
+
+
+def _balloon_moves(subject: Subject, kernel: Knowledge) -> bool:
+    """Whether the balloon's driver offers to move its pages, as virtio's does.
+
+    Where the flags do not show that, a type that is certainly a balloon is one by this very
+    offer (`memdesc.rules.structpage`).
+    """
+    return not kernel.behaviour.balloon_movable_shows_uptodate or subject.has(KPF.UPTODATE)
 
 
 def _soft_movable(subject: Subject, kernel: Knowledge) -> Ruling[SoftOutcome]:
+    if subject.kind is T.HUGETLB and _is_in_pool(subject):
+        if kernel.hugetlb_reserved == 0:
+            return _soft(_DISSOLVED)
+        return Ruling((_DISSOLVED, _PROMISED), Certainty.INFERRED, _SOFT_SOURCE)
     clean_cache = subject.kind is T.FILE and not subject.has(KPF.DIRTY)
     good = _DROPPED if clean_cache and not subject.has(KPF.MMAP) else _MOVED
     held = SoftOutcome("EBUSY", "somebody else holds a reference: it cannot be moved")
@@ -424,12 +448,30 @@ def _soft_movable(subject: Subject, kernel: Knowledge) -> Ruling[SoftOutcome]:
         if blocked is None:
             return Ruling((good, unsplit), Certainty.NOT_VISIBLE, _SOFT_SOURCE)
         return _soft(unsplit if blocked else good)
-    if subject.extra_references is None:
+    if subject.extra_references is None or _buffers_are_open(subject):
         return Ruling((good, held), Certainty.NOT_VISIBLE, _SOFT_SOURCE)
     return _soft(held if subject.extra_references else good)
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _is_in_pool(subject: Subject) -> bool:
+    """Whether a huge page is free in its pool: nobody maps it, and it carries no content."""
+    return not subject.has(KPF.MMAP) and not _is_file_or_anon(subject)
+
+
+def _buffers_are_open(subject: Subject) -> bool:
+    """Whether a page has private data of which the source does not know who holds it.
+
+    Who uses a block of a page counts on the buffer and not on the page (fs/buffer.c).
+    """
+    return (
+        subject.kind is T.FILE
+        and subject.has(KPF.PRIVATE)
+        and subject.file_system is None
+        and not subject.extra_references
+    )
 
 
 def _is_file_or_anon(subject: Subject) -> bool:

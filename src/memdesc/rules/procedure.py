@@ -110,7 +110,7 @@ _TABLE: tuple[tuple[str, Certainty, str, str], ...] = (
     (
         "anon-ksm-bug-exclusive",
         _I,
-        "ANON, and exclusive, large or lazily freed, which a merged page never is",
+        "ANON, and exclusive or large, which a merged page never is",
         "fs/proc/page.c @6.12; mm/ksm.c",
     ),
     (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from memdesc.types import MemoryType
 
-__all__ = ["REFERENCED", "UNREFERENCED", "FolioCounts", "holds_extra", "is_counted", "is_held"]
+__all__ = ["REFERENCED", "UNREFERENCED", "FolioCounts", "holds_extra", "hugetlb_is_held", "is_counted", "is_held"]
 
 T = MemoryType
 
@@ -75,3 +75,13 @@ def holds_extra(
         np.array([on_lru]),
     )
     return bool(is_held(counts)[0])
+
+
+def hugetlb_is_held(*, refcount: int, mapcount: int, nr_pages: int, is_anon: bool) -> bool:
+    """Whether somebody holds a huge page beyond its mappings and its file.
+
+    hugetlbfs counts once for the whole page in 6.1, once per frame in 6.12 and 7.2 (seen in
+    dumps), so either is expected of one that is not anonymous.
+    """
+    extra = refcount - mapcount
+    return extra > 0 if is_anon else extra not in (0, 1, nr_pages)

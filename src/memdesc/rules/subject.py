@@ -9,6 +9,7 @@ What a source cannot see is None. A rule then answers with every possibility tha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -70,6 +71,9 @@ class Subject:
     """References beyond mappings, the caches and private data: pins, pipes, io_uring; None
     where the source has no reference counts."""
     zone: str = ""
+    file_system: str | None = None
+    """Of page cache: "ext4", "bdev" (a block device itself); None where not visible. Who sees it
+    sees buffers too: `extra_references` then includes those of its blocks."""
 
     @property
     def is_large(self) -> bool:
@@ -164,7 +168,7 @@ class Asker(Generic[_A]):
     """`ask` for the extents of a map, tens of millions of them: a table of facts is asked
     about once, and extents are looked up in it.
 
-    One may be asked again and again, about one part of a map after the other.
+    One may be asked again and again, about one part of a map after the other, by any thread.
     """
 
     def __init__(
@@ -180,6 +184,7 @@ class Asker(Generic[_A]):
         self._code_of_key = np.full(types.size * _CELLS, -1, np.int16)
         self._code_of_subject: dict[tuple[int, ...], int] = {}
         self._rulings: list[Ruling[_A]] = []
+        self._lock = threading.Lock()
 
     @property
     def rulings(self) -> tuple[Ruling[_A], ...]:
@@ -200,8 +205,9 @@ class Asker(Generic[_A]):
             keys += extra_references.astype(np.int32) + np.int32(1)
         found = self._code_of_key[keys]
         if found.size and int(found.min()) < 0:
-            for key in np.unique(keys[found < 0]).tolist():
-                self._code_of_key[key] = self._code_for(key)
+            with self._lock:
+                for key in np.unique(keys[found < 0]).tolist():
+                    self._code_of_key[key] = self._code_for(key)
             found = self._code_of_key[keys]
         return found
 

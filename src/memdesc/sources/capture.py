@@ -27,6 +27,7 @@ from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.facts import FactTable
 from memdesc.map.machine import Machine
+from memdesc.map.parts import PART_FRAMES
 from memdesc.map.regions import Regions, regions_of
 from memdesc.rules.procedure import RULES
 from memdesc.sources.capture_format import (
@@ -205,6 +206,22 @@ class Capture:
     ) -> MemoryMap:
         """The whole map in memory: about 14 bytes per extent."""
         return self._map(self._extents(progress), self.info.extents + len(self._regions))
+
+    def parts(self, progress: Progress | None = None) -> Iterator[MemoryMap]:
+        """The map in parts, without map counts and cgroups; memory for one part at a time."""
+        table, machine = self.table, self.machine
+        for rows in _in_parts(self._extents(progress)):
+            wide = rows.pfn_end > 0xFFFFFFFF
+            yield MemoryMap(
+                machine=machine,
+                table=table,
+                pfn_starts=rows.pfn_start.astype(np.uint64 if wide else np.uint32),
+                facts=rows.fact,
+                pfn_end=rows.pfn_end,
+                pfn_start=int(rows.pfn_start[0]),
+                unseen=self.info.unseen,
+                stats=self.info.scan,
+            )
 
     def summary(self, progress: Progress | None = None) -> MemoryMap | Totals:
         """The whole map where that takes a moment, else its totals."""
@@ -418,6 +435,42 @@ def _cut(rows: _Rows, borders: list[int]) -> _Rows:
     cut = rows.take(np.searchsorted(rows.pfn_start, pfn_start, side="right") - 1)
     cut.pfn_start, cut.nr_pages = pfn_start, np.diff(pfn_start, append=end)
     return cut
+
+
+_PART_ROWS = 1 << 18
+"""A part has at least so many extents, but for the last."""
+
+
+def _in_parts(batches: Iterator[_Rows]) -> Iterator[_Rows]:
+    """Batches joined and cut at multiples of `PART_FRAMES`; they are copies."""
+    starts: list[NDArray[np.int64]] = []
+    facts: list[NDArray[np.uint16]] = []
+    held = pfn_end = 0
+
+    def part(size: int, end: int) -> _Rows:
+        start, fact = np.concatenate(starts), np.concatenate(facts)
+        starts[:], facts[:] = [start[size:]], [fact[size:]]
+        start = start[:size]
+        return _Rows(start, np.diff(start, append=end), fact[:size], None, None)
+
+    for rows in batches:
+        starts.append(rows.pfn_start.copy())
+        facts.append(rows.fact.copy())
+        held, pfn_end = held + rows.fact.size, rows.pfn_end
+        border = pfn_end & -PART_FRAMES
+        if held < _PART_ROWS or border <= int(starts[0][0]):
+            continue
+        joined = np.concatenate(starts)
+        at = int(np.searchsorted(joined, border))
+        if at == joined.size or int(joined[at]) != border:
+            # The extent that holds the border is cut in two.
+            fact = np.concatenate(facts)
+            starts[:] = [np.insert(joined, at, border)]
+            facts[:] = [np.insert(fact, at, fact[at - 1])]
+        yield part(at, border)
+        held = starts[0].size
+    if held:
+        yield part(held, pfn_end)
 
 
 def _checked_machine(machine: Machine) -> Machine:

@@ -42,8 +42,9 @@ from memdesc.sources.capture_format import (
     extent_columns,
 )
 from memdesc.sources.capture_totals import RegionCounts
-from memdesc.sources.pages import PageScan, Progress
+from memdesc.sources.pages import Progress
 from memdesc.sources.redact import Redactor
+from memdesc.sources.source import Scan
 from memdesc.sources.staging import Staging
 from memdesc.sources.tables import Batch, Column, write_table
 from memdesc.types import TypeSet
@@ -59,7 +60,7 @@ _SIGNED = frozenset(["pfn_start", "nr_pages"])
 
 def write_capture(
     path: Path,
-    scan: PageScan,
+    scan: Scan,
     *,
     attribution: Attribution | None = None,
     names: bool = False,
@@ -83,16 +84,14 @@ def write_capture(
         machine = scan.machine
         if after is not None:
             machine = dataclasses.replace(machine, after=after())
-        return _Rest(
-            machine, scan.book.table(), scan.cgroup_codes.keys, scan.stats(started), scan.unseen
-        )
+        return _Rest(machine, scan.facts(), scan.cgroup_inodes(), scan.stats(started), scan.unseen)
 
     # A generator: closing it stops the scan's threads, whatever ends the writing.
     with closing(cast("Generator[Columns]", scan.columns())) as stream:
         return _write(
             path,
             _with_lengths(stream, scan.frames),
-            extent_columns(mapcount=scan.mapcounts is not None, cgroup=scan.cgroups is not None),
+            extent_columns(mapcount=scan.has_mapcounts, cgroup=scan.has_cgroups),
             scan.machine,
             scan.frames,
             finish,

@@ -23,7 +23,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.map.codebook import CodeBook
 from memdesc.map.encode import Encoder, Runs, zero_sections
 from memdesc.map.extents import MemoryMap, ScanStats, Totals
-from memdesc.map.facts import FactBook
+from memdesc.map.facts import FactBook, FactTable
 from memdesc.map.machine import Machine
 from memdesc.map.regions import Regions, regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
@@ -82,6 +82,20 @@ class PageScan:
         self._lock = threading.Lock()
         self._begin()
         keep_heap()
+
+    @property
+    def has_mapcounts(self) -> bool:
+        return self.mapcounts is not None
+
+    @property
+    def has_cgroups(self) -> bool:
+        return self.cgroups is not None
+
+    def facts(self) -> FactTable:
+        return self.book.table()
+
+    def cgroup_inodes(self) -> NDArray[np.uint64]:
+        return self.cgroup_codes.keys
 
     def totals(self) -> Totals:
         """Count every frame by region and fact; memory does not grow with the machine."""

@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memdesc.errors import NotReadableError, QuestionError
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.map.describe import MapDescriber
-from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.extents import MemoryMap, ScanStats, Totals
+from memdesc.map.facts import FactTable
 from memdesc.map.machine import Counters, Machine
+from memdesc.map.sinks import Columns
 from memdesc.sources.kpage import PageFile
 from memdesc.sources.pages import PageScan, Progress, open_page_files
 from memdesc.sources.procfs import read_counters, read_machine
@@ -29,7 +35,37 @@ if TYPE_CHECKING:
     from memdesc.kernels.pagemap import PagemapEntry
     from memdesc.sources.processes import Attribution
 
-__all__ = ["ProcSource", "RawSource", "Source", "pagemap_entry"]
+__all__ = ["ProcSource", "RawSource", "Scan", "Source", "pagemap_entry"]
+
+
+class Scan(Protocol):
+    """One pass over a source's frames, streamed in frame order, for a capture."""
+
+    machine: Machine
+    frames: int
+    unseen: dict[str, str]
+    """Column or file -> why it is not visible."""
+    progress: Progress | None
+
+    @property
+    def has_mapcounts(self) -> bool:
+        """Whether the columns carry map counts."""
+
+    @property
+    def has_cgroups(self) -> bool:
+        """Whether the columns carry cgroups."""
+
+    def columns(self) -> Iterator[Columns]:
+        """The extents chunk by chunk."""
+
+    def facts(self) -> FactTable:
+        """The facts met so far, by the codes of the columns."""
+
+    def cgroup_inodes(self) -> NDArray[np.uint64]:
+        """uint64[m]: inodes by the codes of the columns."""
+
+    def stats(self, started: float) -> ScanStats:
+        """What was read since `started` (`time.perf_counter`)."""
 
 
 class Source(Protocol):

@@ -139,6 +139,10 @@ class LiveSymbols:
         self._unseen: str | None = None
         self._lock = threading.Lock()
 
+    def prefetch(self) -> None:
+        """Begin to read in another thread: whoever asks first then waits for less."""
+        threading.Thread(target=lambda: self.table, name="kallsyms", daemon=True).start()
+
     @property
     def table(self) -> SymbolTable | None:
         """Every symbol that is listed; None where `unseen` says why there is none."""

@@ -10,7 +10,7 @@ a `Kernel`; whatever walks the kernel's structures asks a `Kernel` and does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,6 +60,8 @@ class Kernel:
     """What was opened, for messages."""
     is_live: bool
     """Memory goes on changing while it is read: links may be torn."""
+    values: Mapping[str, int] = field(default_factory=dict)
+    """Variables whose value is known without their address, by name (VMCOREINFO)."""
     notes: tuple[str, ...] = ()
     """What could not be checked, or is not visible, in sentences for the user."""
     _members: dict[tuple[str, str], Member | None] = field(default_factory=dict, repr=False)

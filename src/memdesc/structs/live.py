@@ -55,7 +55,12 @@ def open_live_kernel() -> Kernel:
     except BaseException:
         memory.close()
         raise
-    return Kernel(memory, types, symbols, release, "the running kernel", is_live=True)
+    values = {name: value for name, value in known.items() if name in _VALUES}
+    # The kernel takes a while to print its symbols; nobody needs them at once.
+    symbols.prefetch()
+    return Kernel(
+        memory, types, symbols, release, "the running kernel", is_live=True, values=values
+    )
 
 
 def why_not() -> str:

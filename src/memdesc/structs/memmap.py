@@ -172,7 +172,9 @@ def _from_mem_section(kernel: Kernel, layout: PageLayout) -> tuple[int, _Ranges,
     With SPARSEMEM_EXTREME `mem_section` is a pointer to an array of pointers, each to a page
     full of `struct mem_section` (`include/linux/mmzone.h`).
     """
-    root = _variable(kernel, "mem_section")
+    # VMCOREINFO tells the array itself, and then its length comes from the zones.
+    known = kernel.values.get("mem_section")
+    root = known or _variable(kernel, "mem_section")
     if not root or not kernel.has("mem_section", "section_mem_map"):
         return None
     size = kernel.size_of("mem_section")
@@ -180,7 +182,11 @@ def _from_mem_section(kernel: Kernel, layout: PageLayout) -> tuple[int, _Ranges,
     per_root = PAGE_SIZE_BYTES // size
     if not per_root or size % 8 or place % 8:
         raise LayoutError(f"struct mem_section of {kernel.release} has {size} bytes")
-    last = _variable(kernel, "__highest_present_section_nr")
+    last: int | None
+    if known and kernel.is_live:
+        last = (_live_bound() - 1) // layout.section_pages
+    else:
+        last = _variable(kernel, "__highest_present_section_nr")
     if last is None:
         last = (_variable(kernel, "max_pfn") or 0) // layout.section_pages
     if last >= _MOST_SECTIONS:

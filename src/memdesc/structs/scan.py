@@ -26,6 +26,7 @@ from memdesc.kernels.page_state import SIG_DEVICE, SIG_HOLE, SIG_KNOWN, SIG_UNRE
 from memdesc.map.codebook import CodeBook
 from memdesc.map.encode import Encoder, Runs
 from memdesc.map.extents import MemoryMap, ScanStats, Totals
+from memdesc.map.facts import FactTable
 from memdesc.map.machine import Machine
 from memdesc.map.regions import regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
@@ -113,6 +114,20 @@ class StructScan:
         self._lock = threading.Lock()
         self._begin()
         keep_heap()
+
+    @property
+    def has_mapcounts(self) -> bool:
+        return True
+
+    @property
+    def has_cgroups(self) -> bool:
+        return self.cgroups
+
+    def facts(self) -> FactTable:
+        return self.book.table()
+
+    def cgroup_inodes(self) -> NDArray[np.uint64]:
+        return self.cgroup_codes.keys
 
     def totals(self) -> Totals:
         """Count every frame by region and fact; memory does not grow with the machine."""

@@ -100,42 +100,70 @@ def offline(block: int, seconds: int = 6) -> dict[str, Any]:
 
 @only_in_guest("allocate huge pages")
 def huge_pages(*, compact_first: bool = False) -> dict[str, Any]:
-    """Ask for hugetlb pages until there are no more."""
+    """Ask for hugetlb pages until there are no more, and go on asking for a while.
+
+    After a compaction in vain the kernel defers the next ones (`mm/compaction.c:
+    defer_compaction` @6.1): it then refuses up to 64 times without trying.
+    """
     if compact_first:
         Path("/proc/sys/vm/compact_memory").write_text("1")
     before = _vmstat()
     path = Path("/proc/sys/vm/nr_hugepages")
-    counts = [0]
-    while True:
+    counting = _Counting()
+    while counting.goes_on():
         path.write_text(str(1 << 20))
-        counts.append(int(path.read_text()))
-        if counts[-1] == counts[-2]:
-            break
-    return {"counts": counts[1:], "vmstat": _difference(before), "zones": _zones()}
+        counting.have(int(path.read_text()))
+    return {**counting.result(), "vmstat": _difference(before), "buddyinfo": _buddyinfo()}
 
 
 @only_in_guest("allocate huge pages")
-def transparent(*, compact_first: bool = False, patience: int = 8) -> dict[str, Any]:
-    """Populate transparent huge pages one by one, until so many in a row fail."""
+def transparent(*, compact_first: bool = False) -> dict[str, Any]:
+    """Populate transparent huge pages one by one, and go on as `huge_pages` does."""
     if compact_first:
         Path("/proc/sys/vm/compact_memory").write_text("1")
     before = _vmstat()
-    total = _vmstat()["nr_free_pages"] + _vmstat()["nr_inactive_file"] + 1024 * 512
-    span = total * PAGE // HUGE * HUGE
-    start = calls.aligned(span, HUGE)
-    calls.madvise(start, span, calls.MADV_HUGEPAGE)
-    got, failed = 0, 0
-    for address in range(start, start + span, HUGE):
+    span = 1 << 30
+    address = calls.aligned(span, HUGE)
+    calls.madvise(address, span, calls.MADV_HUGEPAGE)
+    got = 0
+    counting = _Counting()
+    while counting.goes_on() and got < span // HUGE:
         calls.madvise(address, HUGE, _MADV_POPULATE_WRITE)
         frames = np.array(calls.page_frames(address, HUGE // PAGE))
         if frames[0] % 512 == 0 and bool(np.all(np.diff(frames) == 1)):
-            got, failed = got + 1, 0
-            continue
-        calls.madvise(address, HUGE, calls.MADV_DONTNEED)
-        failed += 1
-        if failed >= patience:
-            break
-    return {"counts": [got], "vmstat": _difference(before), "zones": _zones()}
+            got, address = got + 1, address + HUGE
+        else:
+            calls.madvise(address, HUGE, calls.MADV_DONTNEED)
+        counting.have(got)
+    return {**counting.result(), "vmstat": _difference(before), "buddyinfo": _buddyinfo()}
+
+
+class _Counting:
+    """Huge pages after each attempt; it goes on until many in a row were in vain."""
+
+    def __init__(self) -> None:
+        self.counts: list[list[float]] = []
+        self.began = self.grew = time.monotonic()
+        self.in_vain = self.most = 0
+
+    def have(self, count: int) -> None:
+        now = time.monotonic()
+        if count > self.most:
+            self.most, self.in_vain, self.grew = count, 0, now
+            self.counts.append([count, round(now - self.began, 1)])
+            return
+        self.in_vain += 1
+        if self.in_vain % _PAUSE_AFTER == 0:
+            # Blocks that compaction skipped are looked at again once kswapd has slept.
+            time.sleep(_PAUSE_SECONDS)
+
+    def goes_on(self) -> bool:
+        waited = time.monotonic() - self.grew
+        return self.in_vain < _PATIENCE and waited < _PATIENCE_SECONDS
+
+    def result(self) -> dict[str, Any]:
+        attempts = {"in_vain": self.in_vain, "seconds": round(time.monotonic() - self.began, 1)}
+        return {"huge_pages": self.most, "growth": self.counts, **attempts}
 
 
 @only_in_guest("read another process's memory")
@@ -158,6 +186,9 @@ def check_numbers(pid: int, address: int, pages: int, step: int = 5) -> dict[str
 # --- helpers -----------------------------------------------------------------------------
 
 _MADV_POPULATE_WRITE = 23
+_PATIENCE = 70
+_PATIENCE_SECONDS = 15.0
+_PAUSE_AFTER, _PAUSE_SECONDS = 8, 0.3
 _COUNTED = ("compact_", "pgmigrate_", "drop_", "pgsteal_", "pgscan_", "htlb_", "thp_fault", "oom")
 
 
@@ -175,7 +206,7 @@ def _difference(before: dict[str, int]) -> dict[str, int]:
     }
 
 
-def _zones() -> str:
+def _buddyinfo() -> str:
     return Path("/proc/buddyinfo").read_text()
 
 
@@ -187,4 +218,4 @@ def _result(before: dict[str, int]) -> dict[str, Any]:
         name, _, value = line.partition(": ")
         if name in ("overrun", "dropped events"):
             lost += int(value)
-    return {"vmstat": _difference(before), "lost": lost, "buddyinfo": _zones()}
+    return {"vmstat": _difference(before), "lost": lost, "buddyinfo": _buddyinfo()}
