@@ -163,7 +163,7 @@ ERRORS: list[tuple[list[str], str, str]] = [
     (["who", "--source", "RAW"], "does not say who maps", "live"),
     (["ledger", "--source", "/nowhere"], "cannot open /nowhere", "--source takes"),
     (["ledger", "--source", "ODD"], "ends in the middle of a word", "copy it again"),
-    (["ledger", "--source", "ELF"], "memdesc reads dumps of x86-64", "file"),
+    (["ledger", "--source", "ELF"], "memdesc reads dumps of x86-64", "dump"),
     (["ledger", "--source", "RAW", "--kernel", "new"], "not a kernel release", "uname -r"),
     (["ledger", "--source", "RAW", "--kpagecount", "ODD"], "middle of a word", "copy it again"),
     (["ledger", "--source", "RAW", "--by", "cgroup"], "cgroups are not visible", "no cgroups"),

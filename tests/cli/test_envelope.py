@@ -27,6 +27,11 @@ CALLS: list[list[str]] = [
     ["doctor", "--flags"],
     ["capture", "--verify", "CAPTURE"],
     ["vm", "list"],
+    ["matrix"],
+    ["matrix", "--kernel", "6.12", "--source", "vmcore"],
+    ["move", "0x8100"],
+    ["blocks"],
+    ["failure"],
 ]
 
 
@@ -36,17 +41,18 @@ def test_the_envelope(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
 
     bundled = str(Path(memdesc.__file__).parent / "captures" / "debian-7.2")
     given = [bundled if word == "CAPTURE" else word for word in words]
-    takes_source = words[0] not in ("diff", "doctor", "vm")
+    takes_source = words[0] not in ("diff", "doctor", "vm", "matrix")
     main([*given, "--json", *(["--source", SOURCE] if takes_source else [])])
     value = json.loads(capsys.readouterr().out)
     assert list(value)[:3] == ["schema", "kernel", "source"]
     assert value["schema"].startswith("memdesc-")
     assert value["kernel"] is None or value["kernel"][0].isdecimal()
-    named = {"doctor": "live", "vm": "vm", "diff": given[-1], "capture": given[-1]}
+    named = {"doctor": "live", "vm": "vm", "matrix": "checks"}
+    named |= {"diff": given[-1], "capture": given[-1]}
     assert value["source"] == named.get(words[0], SOURCE)
     assert isinstance(value["notes"], list)
     assert ("rows" in value) == (words[0] not in WITHOUT_ROWS)
-    if words[0] not in ("doctor", "capture", "vm"):
+    if words[0] not in ("doctor", "capture", "vm", "matrix"):
         assert value["kernel"].startswith("7.2")
     for row in value.get("rows", []):
         assert "schema" not in row

@@ -48,7 +48,7 @@ def test_a_pipe_gets_everything(answer: Overview, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-@pytest.mark.parametrize("view", [[], ["--files"], ["--charged"], ["--pid", "109"]], ids=str)
+@pytest.mark.parametrize("view", [[], ["--files"], ["--charged"], ["--pid", "1"]], ids=str)
 def test_one_line_per_row(
     view: list[str],
     width: int,

@@ -6,36 +6,40 @@ and blocks it.  The rule (`memdesc.rules.move`) says which, for every distinct k
 frame; where a source leaves that open, so does the block.
 
 Moving needs room: emptying k blocks takes free frames in the others.  `Supply` says how
-many blocks the kernel can make from what is there, as a range.
+many blocks the kernel can make from what is there, as a range (`memdesc.answers.supply`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memdesc.answers.block_counts import (
+    BLOCKING,
+    FREE,
+    MAYBE,
+    MOVABLE,
+    BlockCounts,
+    Gone,
+    count_blocks,
+)
 from memdesc.answers.failure import knowledge_of
+from memdesc.answers.supply import Supply, supply_of
 from memdesc.errors import QuestionError
-from memdesc.kernels.kpageflags import KPF
-from memdesc.map.compound import compounds_of
 from memdesc.map.extents import MemoryMap
-from memdesc.rules.classify import Backing
-from memdesc.rules.move import MoveOutcome, Obstacle, by_offlining
-from memdesc.rules.subject import Ruling, Subjects, ask
-from memdesc.types import PAGE_SHIFT, PAGE_SIZE_BYTES, MemoryType, TypeSet
+from memdesc.map.parts import PART_FRAMES, parts_of
+from memdesc.types import PAGE_SHIFT, TypeSet
 
-__all__ = ["BLOCK_SIZES", "BlockRow", "Blocker", "Blocks", "Supply", "blocks"]
+__all__ = ["BLOCK_SIZES", "BlockRow", "Blocker", "Blocks", "Supply", "blocks", "gained_json"]
 
 BLOCK_SIZES = {"2M": 1 << 21, "1G": 1 << 30}
 """The huge page sizes of x86-64."""
-
-_FREE, _MOVABLE, _MAYBE, _BLOCKING = range(4)
-"""Columns of the count per block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +92,6 @@ class BlockRow:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """How many free blocks there can be."""
-
-    now: int
-    """Free as they are."""
-    compacted_min: int
-    """After moving what certainly moves, into the room that is there."""
-    compacted_max: int
-    """The same, with what perhaps moves."""
-    reclaimed_max: int
-    """And with clean page cache dropped, as an allocation under pressure does."""
-
-
 @dataclass(frozen=True)
 class Blocks:
     """The whole answer; arrays are per block, by rising frame."""
@@ -110,7 +100,8 @@ class Blocks:
     pfn_starts: NDArray[np.int64]
     """int64[b]: first frames of the blocks that System RAM backs as a whole."""
     counts: NDArray[np.int64]
-    """int64[b, 4]: frames free, movable, perhaps movable, in the way."""
+    """int64[b, 4]: frames free, movable, perhaps movable, in the way
+    (`memdesc.answers.block_counts`)."""
     huge: NDArray[np.bool_]
     """bool[b]: one large page fills it: it is in use as a huge page."""
     blockers: tuple[Blocker, ...]
@@ -119,7 +110,10 @@ class Blocks:
     notes: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     """What was taken to be gone (`--without`)."""
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def blocks(self) -> int:
+        return int(self.pfn_starts.size)
 
     @property
     def nr_pages(self) -> int:
@@ -128,19 +122,19 @@ class Blocks:
 
     @cached_property
     def is_free(self) -> NDArray[np.bool_]:
-        free: NDArray[np.bool_] = self.counts[:, _FREE] == self.nr_pages
+        free: NDArray[np.bool_] = self.counts[:, FREE] == self.nr_pages
         return free
 
     @cached_property
     def is_blocked(self) -> NDArray[np.bool_]:
-        blocked: NDArray[np.bool_] = (self.counts[:, _BLOCKING] > 0) & ~self.huge
+        blocked: NDArray[np.bool_] = (self.counts[:, BLOCKING] > 0) & ~self.huge
         return blocked
 
     @cached_property
     def is_open(self) -> NDArray[np.bool_]:
         """Whether only frames of which nobody knows stand in the way."""
         unknown: NDArray[np.bool_] = (
-            (self.counts[:, _MAYBE] > 0) & (self.counts[:, _BLOCKING] == 0) & ~self.huge
+            (self.counts[:, MAYBE] > 0) & (self.counts[:, BLOCKING] == 0) & ~self.huge
         )
         return unknown
 
@@ -161,7 +155,7 @@ class Blocks:
             "blocks_movable": int(self.is_movable.sum()),
             "blocks_open": int(self.is_open.sum()),
             "blocks_blocked": int(self.is_blocked.sum()),
-            "frames_to_move": int(self.counts[self.is_movable, _MOVABLE].sum()),
+            "frames_to_move": int(self.counts[self.is_movable, MOVABLE].sum()),
             "supply": {
                 "now": self.supply.now,
                 "compacted_min": self.supply.compacted_min,
@@ -176,316 +170,89 @@ class Blocks:
 
 
 def blocks(
-    result: MemoryMap,
+    result: MemoryMap | Iterable[MemoryMap],
     size_bytes: int = BLOCK_SIZES["2M"],
     *,
+    gone: Gone | None = None,
     without: Sequence[str] = (),
-    gone: NDArray[np.bool_] | None = None,
     cheapest: int = 10,
 ) -> Blocks:
-    """Cut `result` into blocks of `size_bytes` and say what stands in the way of each.
+    """Cut a map into blocks of `size_bytes` and say what stands in the way of each.
 
-    `without` names types or owners to be taken as free ("slab", "dentry"); `gone` is a
-    bool per extent that does the same, for whatever else a caller can name (a process).
-    Exact for the map; a whole block counts only where System RAM backs all of it.
-    Raises QuestionError for a name that is no type or owner of this map, and for a size
-    that is no power of two of at least a page.
+    `result` is a map, or its parts in order (`memdesc.map.parts`). `gone` is taken to be
+    free, and `without` says in words what that is (`memdesc.answers.without`). Exact for
+    the map; a block counts only where System RAM of one zone backs all of it.
+    Raises QuestionError for a size that is no power of two from a page to 1 GiB, and for
+    a map without frames.
     """
-    if size_bytes < PAGE_SIZE_BYTES or size_bytes & (size_bytes - 1):
-        raise QuestionError(f"{size_bytes} bytes is no block size", hint="2M or 1G")
     nr_pages = size_bytes >> PAGE_SHIFT
-    cut = _Cut.of(result, nr_pages)
-    classes, names = _classes(result), _names(result)
-    kind = classes[cut.extent]
-    name = names.codes[cut.extent]
-    removed = np.zeros(len(result), np.bool_) if gone is None else gone.copy()
-    for word in without:
-        removed |= _named(result, names, word)
-    kind = np.where(removed[cut.extent], _FREE, kind)
-
-    counts = np.zeros((cut.nr_blocks, 4), np.int64)
-    np.add.at(counts, (cut.block, kind), cut.nr_pages)
-    whole = counts.sum(axis=1) == nr_pages
-    huge = _filled_by_one(result, cut, nr_pages) & whole
-    kept = np.flatnonzero(whole)
-    ways = np.flatnonzero((kind >= _MAYBE) & whole[cut.block] & ~huge[cut.block])
-    blockers = _blockers(cut, ways, kind, name, names, counts)
+    if not 1 <= nr_pages <= PART_FRAMES or size_bytes & (size_bytes - 1):
+        raise QuestionError(f"{size_bytes} bytes is no block size", hint="2M or 1G")
+    parts = iter(parts_of(result) if isinstance(result, MemoryMap) else result)
+    first = next(parts, None)
+    if first is None:
+        raise QuestionError("the map has no frames")
+    counts = count_blocks(
+        itertools.chain([first], parts),
+        nr_pages,
+        knowledge_of(first.machine),
+        gone=gone,
+        cheapest=cheapest,
+    )
+    assert counts is not None
+    kept = np.flatnonzero(counts.whole)
     return Blocks(
         size_bytes=size_bytes,
-        pfn_starts=kept * nr_pages + cut.first_block * nr_pages,
-        counts=counts[kept],
-        huge=huge[kept],
-        blockers=blockers,
-        supply=_supply(result, cut, counts, kind, huge, whole, nr_pages),
-        cheapest=_cheapest(cut, ways, name, names, counts, nr_pages, cheapest),
-        notes=_notes(result),
+        pfn_starts=(kept + counts.first_block) * nr_pages,
+        counts=counts.frames[kept],
+        huge=counts.huge[kept],
+        blockers=_blockers(counts),
+        supply=supply_of(counts, first.machine.zones),
+        cheapest=tuple(
+            BlockRow(
+                one.block * nr_pages,
+                one.movable,
+                one.in_the_way,
+                tuple(dict.fromkeys(counts.names.text(code) for code in one.names)),
+            )
+            for one in counts.cheap
+        ),
+        notes=_notes(first),
         without=tuple(without),
     )
 
 
-# --- cutting -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Extents cut at the borders of blocks; columns of the same length."""
-
-    extent: NDArray[np.int64]
-    block: NDArray[np.int64]
-    """Number of the block, from `first_block`."""
-    nr_pages: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    first_block: int
-    nr_blocks: int
-
-    @classmethod
-    def of(cls, result: MemoryMap, nr_pages: int) -> _Cut:
-        """Pieces of the extents that RAM backs, each inside one block."""
-        starts = result.pfn_starts.astype(np.int64)
-        sizes = result.nr_pages
-        backing = np.array([region.backing for region in result.regions.all])
-        ram = np.isin(backing, (Backing.RAM, Backing.UNKNOWN))[result.region_of_extent]
-        ram &= ~result.table.within(TypeSet.of(MemoryType.HOLE))[result.facts]
-        chosen = np.flatnonzero(ram & (sizes > 0))
-        low, high = starts[chosen], starts[chosen] + sizes[chosen]
-        pieces = (high - 1) // nr_pages - low // nr_pages + 1
-        extent = np.repeat(chosen, pieces)
-        first = np.repeat(low // nr_pages, pieces)
-        step = np.arange(extent.size) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        block = first + step
-        begin = np.maximum(np.repeat(low, pieces), block * nr_pages)
-        end = np.minimum(np.repeat(high, pieces), (block + 1) * nr_pages)
-        first_block = int(block[0]) if block.size else 0
-        nr_blocks = int(block[-1]) - first_block + 1 if block.size else 0
-        return cls(extent, block - first_block, end - begin, begin, first_block, nr_blocks)
-
-
-def _filled_by_one(result: MemoryMap, cut: _Cut, nr_pages: int) -> NDArray[np.bool_]:
-    """bool[blocks]: whether one compound page of at least a block fills it."""
-    orders = compounds_of(result).order_of_extent
-    wanted = nr_pages.bit_length() - 1
-    in_large = np.zeros(cut.nr_blocks, np.int64)
-    large = orders[cut.extent] >= wanted
-    np.add.at(in_large, cut.block[large], cut.nr_pages[large])
-    filled: NDArray[np.bool_] = in_large == nr_pages
-    return filled
-
-
-# --- classes and names -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Names:
-    """What to call an extent that is in the way."""
-
-    codes: NDArray[np.int64]
-    texts: tuple[str, ...]
-    types: tuple[TypeSet, ...]
-
-
-def _classes(result: MemoryMap) -> NDArray[np.int64]:
-    """int64[extents]: free, movable, perhaps movable, in the way."""
-    subjects = Subjects(
-        result.table.types[result.facts],
-        result.table.flags[result.facts],
-        compounds_of(result).order_of_extent.astype(np.int8),
-        result.references,
-    )
-    answers = ask(by_offlining, subjects, knowledge_of(result.machine))
-    per_ruling = np.array([_class_of(ruling) for ruling in answers.rulings], np.int64)
-    classes: NDArray[np.int64] = per_ruling[answers.codes]
-    free = result.table.within(_FREE_TYPES)[result.facts]
-    classes[free] = _FREE
-    return classes
-
-
-_FREE_TYPES = TypeSet.of(MemoryType.FREE, MemoryType.FREE_PCP, MemoryType.DEFERRED)
-
-
-def _class_of(ruling: Ruling[MoveOutcome]) -> int:
-    # A pin that a source cannot show is rare: without reference counts it is noted, and not
-    # held against every page of every process.
-    moves = {
-        outcome.moves
-        for outcome in ruling.outcomes
-        if not outcome.passing
-        and not (outcome.obstacle is Obstacle.REFERENCES and ruling.only is None)
+def gained_json(answer: Blocks, plain: Blocks) -> dict[str, int]:
+    """What `answer`, without something, has more than `plain`, with it."""
+    return {
+        "blocks_free_gained": int(answer.is_free.sum() - plain.is_free.sum()),
+        "blocks_unblocked": int(plain.is_blocked.sum() - answer.is_blocked.sum()),
+        "blocks_after_compaction_gained": answer.supply.compacted_min
+        - plain.supply.compacted_min,
     }
-    if moves == {True} or not moves:
-        return _MOVABLE
-    return _BLOCKING if moves == {False} else _MAYBE
 
 
-def _names(result: MemoryMap) -> _Names:
-    types = result.table.types[result.facts]
-    owners = np.zeros(len(result), np.int64)
-    if result.owners is not None:
-        owners = result.owners.astype(np.int64)
-    distinct_types, type_code = np.unique(types, return_inverse=True)
-    keys = owners * distinct_types.size + type_code.ravel()
-    distinct, codes = np.unique(keys, return_inverse=True)
-    texts, kinds = [], []
-    for key in distinct.tolist():
-        owner, code = divmod(key, distinct_types.size)
-        kind = TypeSet(int(distinct_types[code]))
-        owner_name = result.owner_names[owner] if result.owners is not None else ""
-        texts.append(f"{kind.label}: {owner_name}" if owner_name else kind.label)
-        kinds.append(kind)
-    return _Names(codes.ravel().astype(np.int64), tuple(texts), tuple(kinds))
+# --- helpers -----------------------------------------------------------------------------
 
 
-def _named(result: MemoryMap, names: _Names, word: str) -> NDArray[np.bool_]:
-    """bool[extents]: whose type or owner is `word`."""
-    by_type = {kind.value for kind in MemoryType}
-    if word in by_type:
-        kind = TypeSet.of(MemoryType(word))
-        return result.table.within(kind)[result.facts]
-    if result.owners is not None and word in result.owner_names:
-        same: NDArray[np.bool_] = result.owners == result.owner_names.index(word)
-        return same
-    raise QuestionError(
-        f"nothing here is called {word!r}",
-        hint="--without takes a type of `memdesc ledger`, or an owner of `ledger --by owner`",
-    )
-
-
-def _blockers(
-    cut: _Cut,
-    ways: NDArray[np.int64],
-    kind: NDArray[np.int64],
-    name: NDArray[np.int64],
-    names: _Names,
-    counts: NDArray[np.int64],
-) -> tuple[Blocker, ...]:
-    if not ways.size:
-        return ()
-    keys = name[ways] * cut.nr_blocks + cut.block[ways]
-    distinct, place = np.unique(keys, return_inverse=True)
-    frames = np.bincount(place.ravel(), weights=cut.nr_pages[ways]).astype(np.int64)
-    what, block = np.divmod(distinct, cut.nr_blocks)
-    in_the_way = counts[:, _MAYBE:].sum(axis=1)[block]
-    alone = frames == in_the_way
-    rows = []
-    certain = np.zeros(len(names.texts), np.bool_)
-    certain[name[ways][kind[ways] == _BLOCKING]] = True
-    for code in np.unique(what).tolist():
-        mine = what == code
-        rows.append(
-            Blocker(
-                names.texts[code],
-                names.types[code],
-                int(frames[mine].sum()),
-                int(mine.sum()),
-                int((mine & alone).sum()),
-                int((mine & alone & (frames == 1)).sum()),
-                bool(certain[code]),
-            )
+def _blockers(counts: BlockCounts) -> tuple[Blocker, ...]:
+    """Those that alone keep the most blocks first."""
+    rows = [
+        Blocker(
+            counts.names.text(code),
+            counts.names.kind(code),
+            *counts.by_name[code, :4].tolist(),
+            certain=bool(counts.by_name[code, 4]),
         )
+        for code in np.flatnonzero(counts.by_name[:, 0]).tolist()
+    ]
     return tuple(sorted(rows, key=lambda row: (-row.alone, -row.blocks, row.name)))
 
 
-def _cheapest(
-    cut: _Cut,
-    ways: NDArray[np.int64],
-    name: NDArray[np.int64],
-    names: _Names,
-    counts: NDArray[np.int64],
-    nr_pages: int,
-    most: int,
-) -> tuple[BlockRow, ...]:
-    """The blocks with least in the way, then with least to move."""
-    if not ways.size or most < 1:
+def _notes(first: MemoryMap) -> tuple[str, ...]:
+    if first.references is not None:
         return ()
-    candidates = np.unique(cut.block[ways])
-    in_the_way = counts[candidates][:, _MAYBE:].sum(axis=1)
-    order = np.lexsort((counts[candidates, _MOVABLE], in_the_way))[:most]
-    rows = []
-    for block in candidates[order].tolist():
-        mine = ways[cut.block[ways] == block]
-        rows.append(
-            BlockRow(
-                (block + cut.first_block) * nr_pages,
-                int(counts[block, _MOVABLE]),
-                int(counts[block, _MAYBE:].sum()),
-                tuple(dict.fromkeys(names.texts[code] for code in name[mine].tolist())),
-            )
-        )
-    return tuple(rows)
-
-
-# --- supply ------------------------------------------------------------------------------
-
-_CLEAN_CACHE_NOT = KPF.DIRTY | KPF.WRITEBACK | KPF.UNEVICTABLE | KPF.MLOCKED | KPF.LOCKED
-
-
-def _supply(
-    result: MemoryMap,
-    cut: _Cut,
-    counts: NDArray[np.int64],
-    kind: NDArray[np.int64],
-    huge: NDArray[np.bool_],
-    whole: NDArray[np.bool_],
-    nr_pages: int,
-) -> Supply:
-    """How many blocks can be had, zone by zone: pages do not move across zones."""
-    region = result.region_of_extent[cut.extent]
-    zone_of_region = np.array(
-        [_zone_number(result, index) for index in range(len(result.regions.all))], np.int64
+    return (
+        "reference counts are not visible here: a pinned page would count as movable "
+        "(--source live:struct, or a crash dump, shows pins)",
     )
-    zone_of_block = np.full(cut.nr_blocks, -1, np.int64)
-    zone_of_block[cut.block] = zone_of_region[region]
-    droppable = np.zeros(cut.nr_blocks, np.int64)
-    clean = result.table.within(TypeSet.of(MemoryType.FILE)) & ~result.table.with_flags(
-        _CLEAN_CACHE_NOT.value
-    )
-    loose = clean[result.facts][cut.extent] & (kind != _FREE)
-    np.add.at(droppable, cut.block[loose], cut.nr_pages[loose])
-
-    def add_up(maybe: bool, drop: bool) -> int:
-        total = 0
-        for zone in np.unique(zone_of_block[whole]).tolist():
-            mine = whole & (zone_of_block == zone) & ~huge
-            part = counts[mine]
-            free, moving = part[:, _FREE].copy(), part[:, _MOVABLE].copy()
-            if maybe:
-                moving += part[:, _MAYBE]
-                usable = part[:, _BLOCKING] == 0
-            else:
-                usable = part[:, _BLOCKING] + part[:, _MAYBE] == 0
-            if drop:
-                gone = np.minimum(droppable[mine], moving)
-                free += gone
-                moving -= gone
-            total += _packed(free, moving, usable)
-        return total
-
-    now = int((whole & ~huge & (counts[:, _FREE] == nr_pages)).sum())
-    return Supply(now, add_up(False, False), add_up(True, False), add_up(True, True))
-
-
-def _packed(free: NDArray[np.int64], moving: NDArray[np.int64], usable: NDArray[np.bool_]) -> int:
-    """Blocks that can be emptied: those with least to move first, while there is room.
-
-    Emptying the first k of them needs room for their movable pages in the free frames of
-    all the others.
-    """
-    order = np.flatnonzero(usable)[np.argsort(moving[usable], kind="stable")]
-    needed = np.cumsum(moving[order])
-    room = int(free.sum()) - np.cumsum(free[order])
-    fits = np.flatnonzero(needed <= room)
-    return int(fits[-1]) + 1 if fits.size else 0
-
-
-def _zone_number(result: MemoryMap, index: int) -> int:
-    zone = result.regions.all[index].zone
-    return -1 if zone is None else list(result.machine.zones).index(zone)
-
-
-def _notes(result: MemoryMap) -> tuple[str, ...]:
-    notes = []
-    if result.references is None:
-        notes.append(
-            "reference counts are not visible here: a pinned page would count as movable "
-            "(--source live:struct, or a crash dump, shows pins)"
-        )
-    return tuple(notes)

@@ -8,21 +8,42 @@ happens?  Where a source leaves several types or outcomes open, the odds are a r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from memdesc.answers.ledger import cgroup_column, column_cells, present_cells, zone_name
 from memdesc.errors import QuestionError
+from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.facts import FactTable
 from memdesc.map.machine import Machine
 from memdesc.rules.failure import Consequence, HardOutcome, SoftOutcome, hard_failure, soft_offline
-from memdesc.rules.subject import Knowledge, Ruling, Subjects, ask
-from memdesc.types import PAGE_SIZE_BYTES, TypeSet
+from memdesc.rules.subject import Knowledge, Rule, Ruling, Subjects, ask, merged
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
 
-__all__ = ["FAILURE_BY", "Failure", "FailureBy", "FailureRow", "Odds", "failure", "knowledge_of"]
+__all__ = [
+    "FAILURE_BY",
+    "Failure",
+    "FailureBy",
+    "FailureRow",
+    "Observed",
+    "Odds",
+    "failure",
+    "hard_json",
+    "knowledge_of",
+    "observed_on",
+    "odds_json",
+    "soft_json",
+    "sysctl_notes",
+]
+
+_T = TypeVar("_T")
+
+Observed = Callable[[MemoryType, tuple[str, ...]], tuple[str, ...]]
+"""Kernel series on which a hard failure of a type ended so: (type, (verdict, message, errno))."""
 
 FailureBy = Literal["type", "zone", "node", "cgroup"]
 FAILURE_BY: tuple[FailureBy, ...] = ("type", "zone", "node", "cgroup")
@@ -37,6 +58,15 @@ class FailureRow:
     frames: int
     hard: Ruling[HardOutcome]
     soft: Ruling[SoftOutcome]
+    observed_on: tuple[str, ...] = ()
+    """Kernel series on which a frame of this type failed in the first of these ways."""
+    is_observed: bool = False
+    """Every one of these outcomes was seen on this machine's series."""
+
+    @property
+    def basis(self) -> str:
+        """ "observed" or "inferred"."""
+        return "observed" if self.is_observed else "inferred"
 
     @property
     def size_bytes(self) -> int:
@@ -50,6 +80,8 @@ class FailureRow:
             "size_bytes": self.size_bytes,
             "hard": hard_json(self.hard),
             "soft": soft_json(self.soft),
+            "basis": self.basis,
+            "observed_on": list(self.observed_on),
         }
 
 
@@ -89,33 +121,36 @@ class Failure:
             "by": self.by,
             "frames_present": self.frames,
             "size_bytes_present": self.frames * PAGE_SIZE_BYTES,
-            "odds": [_odds_json(odds, self.frames) for odds in self.odds],
-            "odds_injected": [_odds_json(odds, self.frames) for odds in self.odds_injected],
+            "odds": [odds_json(odds, self.frames) for odds in self.odds],
+            "odds_injected": [odds_json(odds, self.frames) for odds in self.odds_injected],
             "rows": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
         }
 
 
-def failure(source: Totals | MemoryMap, by: FailureBy = "type") -> Failure:
+def failure(
+    source: Totals | MemoryMap, by: FailureBy = "type", *, observed: Observed | None = None
+) -> Failure:
     """What a failure of each present frame would do, added up.
 
+    `observed` tells on which kernels an outcome was seen; without it every row is inferred.
     `by` cgroup needs a MemoryMap with cgroups (QuestionError). Precision: exact counts of
     what was read; outcomes as sure as their rule says.
     """
     totals = source.totals if isinstance(source, MemoryMap) else source
-    subjects = Subjects(totals.table.types, totals.table.flags)
     kernel = knowledge_of(totals.machine)
-    hard, soft = ask(hard_failure, subjects, kernel), ask(soft_offline, subjects, kernel)
+    hard = _by_fact(hard_failure, totals.table, kernel)
+    soft = _by_fact(soft_offline, totals.table, kernel)
     sums: dict[tuple[str, int, Ruling[HardOutcome], Ruling[SoftOutcome]], int] = defaultdict(int)
     for part, fact, frames in _cells(source, by):
         mask = int(totals.table.types[fact])
         sums[part, mask, _bare(hard[fact]), _bare(soft[fact])] += frames
     rows = [
-        FailureRow(part, TypeSet(mask), frames, how, gently)
+        _row(part, TypeSet(mask), frames, how, gently, observed, totals.machine)
         for (part, mask, how, gently), frames in sums.items()
     ]
     rows.sort(key=lambda row: (-row.frames, row.part, row.types.mask))
-    return Failure(by, tuple(rows), _notes(totals.machine))
+    return Failure(by, tuple(rows), sysctl_notes(totals.machine))
 
 
 def knowledge_of(machine: Machine) -> Knowledge:
@@ -157,7 +192,89 @@ def soft_json(ruling: Ruling[SoftOutcome]) -> dict[str, Any]:
     }
 
 
+def odds_json(odds: Odds, frames: int) -> dict[str, Any]:
+    """The JSON form of the odds among `frames`."""
+    return {
+        "consequence": odds.consequence.name.lower(),
+        "frames_min": odds.frames_min,
+        "frames_max": odds.frames_max,
+        "probability_min": odds.frames_min / frames if frames else None,
+        "probability_max": odds.frames_max / frames if frames else None,
+    }
+
+
+def sysctl_notes(machine: Machine) -> tuple[str, ...]:
+    """What to know about the settings that the answers rest on."""
+    notes = []
+    for name, default in (("vm.memory_failure_early_kill", 0), ("vm.memory_failure_recovery", 1)):
+        value = machine.sysctls.get(name)
+        if value is None:
+            notes.append(f"{name} is not visible here: the default, {default}, is assumed")
+        elif value != default:
+            notes.append(f"{name} is {value} here (default {default})")
+    if machine.sysctls.get("vm.memory_failure_recovery") == 0:
+        notes.append("with memory_failure_recovery 0, every hard failure panics the machine")
+    return tuple(notes)
+
+
 # --- helpers -----------------------------------------------------------------------------
+
+
+def observed_on(
+    types: TypeSet, ruling: Ruling[HardOutcome], observed: Observed | None
+) -> tuple[tuple[str, ...], ...]:
+    """For each outcome of `ruling`, the series on which it was seen; none for a union."""
+    kind = types.only
+    if observed is None or kind is None:
+        return tuple(() for _ in ruling.outcomes)
+    return tuple(
+        observed(kind, (out.verdict.value, out.message, out.errno)) for out in ruling.outcomes
+    )
+
+
+def _row(
+    part: str,
+    types: TypeSet,
+    frames: int,
+    hard: Ruling[HardOutcome],
+    soft: Ruling[SoftOutcome],
+    observed: Observed | None,
+    machine: Machine,
+) -> FailureRow:
+    seen = observed_on(types, hard, observed)
+    series = f"{machine.release.major}.{machine.release.minor}"
+    is_observed = machine.release.is_known and all(series in one for one in seen)
+    return FailureRow(part, types, frames, hard, soft, seen[0], is_observed)
+
+
+def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge) -> list[Ruling[_T]]:
+    """The ruling for each fact of a table.
+
+    Until 6.9 a tail does not show its head's flags, and totals do not keep heads and tails
+    together: whether a tail of the page cache is dirty is open then.
+    """
+    flags = table.flags
+    if not kernel.behaviour.tails_show_own_flags:
+        answers = ask(rule, Subjects(table.types, flags), kernel)
+        return [answers[fact] for fact in range(len(table))]
+    tails = table.with_flags(KPF.COMPOUND_TAIL) & ~table.with_flags(KPF.COMPOUND_HEAD)
+    swapped = table.types & np.uint64(_SWAPPABLE.mask) != 0
+    flags = np.where(tails, flags | np.uint64(KPF.LRU), flags)
+    flags = np.where(tails & swapped, flags | np.uint64(KPF.SWAPBACKED), flags)
+    answers = ask(rule, Subjects(table.types, flags), kernel)
+    dirty = ask(rule, Subjects(table.types, flags | np.uint64(KPF.DIRTY)), kernel)
+    is_file = tails & ~swapped
+    return [
+        merged([answers[fact], dirty[fact]])
+        if is_file[fact] and answers[fact] != dirty[fact]
+        else answers[fact]
+        for fact in range(len(table))
+    ]
+
+
+_SWAPPABLE = TypeSet.of(
+    MemoryType.ANON, MemoryType.KSM, MemoryType.SWAP_CACHE, MemoryType.SHMEM
+)
 
 
 def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int, int]]:
@@ -194,16 +311,6 @@ def _odds(rows: Iterable[FailureRow], *, hardware: bool) -> tuple[Odds, ...]:
     return tuple(Odds(end, least[end], most[end]) for end in Consequence if most[end])
 
 
-def _odds_json(odds: Odds, frames: int) -> dict[str, Any]:
-    return {
-        "consequence": odds.consequence.name.lower(),
-        "frames_min": odds.frames_min,
-        "frames_max": odds.frames_max,
-        "probability_min": odds.frames_min / frames if frames else None,
-        "probability_max": odds.frames_max / frames if frames else None,
-    }
-
-
 def _bare(ruling: Ruling[Any]) -> Ruling[Any]:
     """The ruling without what differs between equal answers."""
     return Ruling(ruling.outcomes, ruling.certainty, ruling.source)
@@ -211,16 +318,3 @@ def _bare(ruling: Ruling[Any]) -> Ruling[Any]:
 
 def _distinct(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
-
-
-def _notes(machine: Machine) -> tuple[str, ...]:
-    notes = []
-    for name, default in (("vm.memory_failure_early_kill", 0), ("vm.memory_failure_recovery", 1)):
-        value = machine.sysctls.get(name)
-        if value is None:
-            notes.append(f"{name} is not visible here: the default, {default}, is assumed")
-        elif value != default:
-            notes.append(f"{name} is {value} here (default {default})")
-    if machine.sysctls.get("vm.memory_failure_recovery") == 0:
-        notes.append("with memory_failure_recovery 0, every hard failure panics the machine")
-    return tuple(notes)

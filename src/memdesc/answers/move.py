@@ -8,8 +8,7 @@ would stop it, before anybody tries.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +16,13 @@ import numpy as np
 
 from memdesc.answers.failure import knowledge_of
 from memdesc.errors import QuestionError
-from memdesc.map.compound import compounds_of
 from memdesc.map.extents import MemoryMap
 from memdesc.map.machine import Machine
+from memdesc.map.parts import facts_of_folios, orders_of, parts_of
 from memdesc.rules.classify import Backing
 from memdesc.rules.move import MoveOutcome, by_compaction, by_offlining
-from memdesc.rules.subject import Ruling, Subjects, ask
-from memdesc.types import PAGE_SIZE_BYTES, Certainty, Pfn, PfnRange, TypeSet
+from memdesc.rules.subject import Asker, Ruling
+from memdesc.types import PAGE_SIZE_BYTES, Certainty, MemoryType, Pfn, PfnRange, TypeSet
 
 __all__ = ["Movement", "MovementRow", "move", "parse_area"]
 
@@ -91,50 +90,28 @@ class Movement:
         }
 
 
-def move(result: MemoryMap, pages: PfnRange, name: str = "") -> Movement:
-    """What lies in `pages` and whether it moves. Raises QuestionError outside the map."""
-    if pages.pfn_start >= pages.pfn_end or pages.pfn_end > result.pfn_end:
-        raise QuestionError(
-            f"frames {pages} are not all in the map, which ends at {result.pfn_end:#x}"
-        )
-    low = result.index_of(pages.pfn_start)
-    high = result.index_of(pages.pfn_end - 1) + 1
-    chosen = slice(low, high)
-    subjects = Subjects(
-        result.table.types[result.facts[chosen]],
-        result.table.flags[result.facts[chosen]],
-        compounds_of(result).order_of_extent[chosen].astype(np.int8),
-        None if result.references is None else result.references[chosen],
-    )
-    kernel = knowledge_of(result.machine)
-    offlining = ask(by_offlining, subjects, kernel)
-    compaction = ask(by_compaction, subjects, kernel)
-    sums: dict[tuple[int, str, int, int], list[int]] = defaultdict(lambda: [0, -1])
-    absent = 0
-    starts = result.pfn_starts[chosen].astype(np.int64)
-    for row, start in enumerate(starts.tolist()):
-        first = max(start, pages.pfn_start)
-        end = min(start + int(result.nr_pages[low + row]), pages.pfn_end)
-        region = result.regions.all[int(result.region_of_extent[low + row])]
-        if region.backing not in (Backing.RAM, Backing.UNKNOWN):
-            absent += end - first
+def move(result: MemoryMap | Iterable[MemoryMap], pages: PfnRange, name: str = "") -> Movement:
+    """What lies in `pages` and whether it moves; `result` is a map, or its parts in order
+    (`memdesc.map.parts`). Raises QuestionError outside the map."""
+    parts = parts_of(result) if isinstance(result, MemoryMap) else result
+    count: _Count | None = None
+    reached = 0
+    for part in parts:
+        reached = part.pfn_end
+        if part.pfn_end <= pages.pfn_start:
             continue
-        owner = ""
-        if result.owners is not None:
-            owner = result.owner_names[int(result.owners[low + row])]
-        mask = int(subjects.types[row])
-        cell = sums[mask, owner, int(offlining.codes[row]), int(compaction.codes[row])]
-        cell[0] += end - first
-        cell[1] = first if cell[1] < 0 else cell[1]
-    rows = [
-        MovementRow(
-            TypeSet(mask), owner, frames, offlining.rulings[a], compaction.rulings[b], Pfn(first)
-        )
-        for (mask, owner, a, b), (frames, first) in sums.items()
-    ]
+        if count is None:
+            count = _Count(part)
+        count.add(part, pages)
+        if part.pfn_end >= pages.pfn_end:
+            break
+    if count is None or pages.pfn_start >= pages.pfn_end or pages.pfn_end > reached:
+        raise QuestionError(f"frames {pages} are not all in the map, which ends at {reached:#x}")
+    rows = count.rows()
     order = {False: 0, None: 1, True: 2}
-    rows.sort(key=lambda row: (order[row.moves], -row.frames, row.types.mask))
-    return Movement(name or str(pages), pages, tuple(rows), absent, _notes(result, rows))
+    rows.sort(key=lambda row: (order[row.moves], -row.frames, row.types.mask, row.owner))
+    notes = _notes(count.sees_references, rows)
+    return Movement(name or str(pages), pages, tuple(rows), count.absent, notes)
 
 
 def parse_area(text: str, machine: Machine, pfn_end: int) -> PfnRange:
@@ -202,9 +179,87 @@ def move_json(ruling: Ruling[MoveOutcome]) -> dict[str, Any]:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _notes(result: MemoryMap, rows: Sequence[MovementRow]) -> tuple[str, ...]:
+class _Count:
+    """Frames by fact, order, references and owner: what the rules are asked about."""
+
+    def __init__(self, first: MemoryMap) -> None:
+        self.table, self.machine = first.table, first.machine
+        self.owner_names = first.owner_names if first.owners is not None else ("",)
+        self.sees_references = first.references is not None
+        self.absent = 0
+        self._is_hole = first.table.within(TypeSet.of(MemoryType.HOLE))
+        self._is_ram = np.array(
+            [one.backing in (Backing.RAM, Backing.UNKNOWN) for one in first.regions.all]
+        )
+        self._found: dict[int, list[int]] = {}
+
+    def add(self, part: MemoryMap, pages: PfnRange) -> None:
+        """Add the frames of `part` that lie in `pages`."""
+        starts = part.pfn_starts.astype(np.int64)
+        low = np.maximum(starts, pages.pfn_start)
+        sizes = np.minimum(np.append(starts[1:], part.pfn_end), pages.pfn_end) - low
+        cells = facts_of_folios(part).astype(np.int64) * _CELLS
+        cells += (orders_of(part).astype(np.int64) + 1) * 3
+        if part.references is not None:
+            cells += part.references.astype(np.int64) + 1
+        if part.owners is not None:
+            cells += part.owners.astype(np.int64) * len(self.table) * _CELLS
+        inside = sizes > 0
+        there = inside & self._is_ram[part.region_of_extent] & ~self._is_hole[part.facts]
+        self.absent += int(sizes[inside & ~there].sum())
+        cells, low, sizes = cells[there], low[there], sizes[there]
+        if part.owners is None:
+            size = len(self.table) * _CELLS
+            sums = np.bincount(cells, sizes, minlength=size)
+            first = np.empty(size, np.int64)
+            first[cells[::-1]] = low[::-1]
+            found = np.flatnonzero(sums)
+            sums, first = sums[found], first[found]
+        else:
+            found, at, place = np.unique(cells, return_index=True, return_inverse=True)
+            sums, first = np.bincount(place.ravel(), sizes, minlength=found.size), low[at]
+        for cell, frames, pfn in zip(found.tolist(), sums.tolist(), first.tolist(), strict=True):
+            total = self._found.setdefault(cell, [0, pfn])
+            total[0] += int(frames)
+
+    def rows(self) -> list[MovementRow]:
+        """Equal answers about one type and owner joined."""
+        kernel = knowledge_of(self.machine)
+        types, flags = self.table.types, self.table.flags
+        offline = Asker(by_offlining, types, flags, kernel)
+        compact = Asker(by_compaction, types, flags, kernel)
+        keys = np.array(list(self._found), np.int64)
+        owners, cells = np.divmod(keys, max(1, len(self.table)) * _CELLS)
+        facts, rest = np.divmod(cells, _CELLS)
+        orders, extra = np.divmod(rest, 3)
+        columns = (
+            facts.astype(np.uint16),
+            (orders - 1).astype(np.int8),
+            (extra - 1 if self.sees_references else extra * 0 - 1).astype(np.int8),
+        )
+        answers = offline.codes(*columns).tolist(), compact.codes(*columns).tolist()
+        joined: dict[
+            tuple[int, int, Ruling[MoveOutcome], Ruling[MoveOutcome]], tuple[int, int]
+        ] = {}
+        for fact, owner, off, comp, (frames, pfn) in zip(
+            facts.tolist(), owners.tolist(), *answers, self._found.values(), strict=True
+        ):
+            key = int(types[fact]), owner, offline.rulings[off], compact.rulings[comp]
+            sums = joined.get(key, (0, pfn))
+            joined[key] = sums[0] + frames, min(sums[1], pfn)
+        return [
+            MovementRow(TypeSet(mask), self.owner_names[owner], frames, off, comp, Pfn(pfn))
+            for (mask, owner, off, comp), (frames, pfn) in joined.items()
+        ]
+
+
+_CELLS = 32 * 3
+"""Cells of one fact: orders from -1 to 30, and references -1, 0 and 1."""
+
+
+def _notes(sees_references: bool, rows: Sequence[MovementRow]) -> tuple[str, ...]:
     unsure = any(row.offlining.certainty is Certainty.NOT_VISIBLE for row in rows)
-    if unsure and result.references is None:
+    if unsure and not sees_references:
         return (
             "reference counts are not visible here, so a pin would not show "
             "(--source live:struct, or a crash dump, shows them)",

@@ -180,11 +180,13 @@ def _slab(book: Book) -> Line | None:
 
 
 def _page_tables(book: Book) -> Line | None:
+    # A dump names the tables of every level; what no constructor marked is not in the counter.
     return book.line(
         "PageTables",
-        book.bytes_of(T.PAGE_TABLE),
+        book.bytes_of(T.PAGE_TABLE, having=KPF.PGTABLE),
         "page tables that a constructor marked, which are the ones the kernel counts",
         slack=book.share_of("PageTables", 0.02),
+        most=book.bytes_of(T.PAGE_TABLE),
     )
 
 

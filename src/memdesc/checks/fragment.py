@@ -28,7 +28,7 @@ from memdesc.vm.qemu import Machine
 from memdesc.vm.workload.fragment import PROGRAMS
 from memdesc.vm.workload.fragment_ask import TRACE_FILE
 
-__all__ = ["MACHINE", "WAYS", "Moment", "Trial", "fragment", "read_trace"]
+__all__ = ["MACHINE", "WAYS", "Moment", "Tell", "Trial", "fragment", "read_trace"]
 
 I64 = NDArray[np.int64]
 Tell = Callable[[str], None]
@@ -41,12 +41,15 @@ BLOCKS = (1, 2)
 last have holes, which the kernel refuses at once."""
 
 WAYS: dict[str, tuple[str, dict[str, bool]]] = {
-    "hugetlb": ("huge_pages", {}),
-    "hugetlb, compacted first": ("huge_pages", {"compact_first": True}),
+    "free blocks": ("transparent", {"effort": False}),
     "transparent": ("transparent", {}),
     "transparent, compacted first": ("transparent", {"compact_first": True}),
+    "hugetlb": ("huge_pages", {}),
+    "hugetlb, compacted first": ("huge_pages", {"compact_first": True}),
 }
-"""How huge pages are asked for -> function of `fragment_ask` and its arguments."""
+"""How huge pages are asked for -> function of `fragment_ask` and its arguments: by faults that
+only take free blocks; by faults that compact, and by the hugetlb pool, which reclaims as well,
+both of them as the memory is, and after a compaction of all of it."""
 
 _PROC_FILES = (
     "kpageflags", "kpagecount", "zoneinfo", "meminfo", "vmstat", "buddyinfo", "pagetypeinfo",
@@ -186,7 +189,6 @@ def _moment(
         value = guest.call(f"{_ASK}:{function}", seconds=_SECONDS, **arguments)
         allocated[way] = value["huge_pages"]
         (folder / f"{way}.json").write_text(json.dumps(value))
-        (folder / f"{way}.flags").write_bytes(guest.pull("/proc/kpageflags"))
         (folder / f"{way}.zoneinfo").write_bytes(guest.pull("/proc/zoneinfo"))
     tell(f"{program}: reading the dump")
     source = DumpSource(folder / "vmcore")

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from memdesc.answers.failure import knowledge_of
 from memdesc.checks.fragment import Moment, Trial
 from memdesc.errors import FormatError
+from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.release import KernelRelease, behaviour_of
 from memdesc.map.compound import compounds_of
 from memdesc.map.extents import MemoryMap
-from memdesc.rules.subject import Knowledge, Subject, Subjects
+from memdesc.rules.subject import Knowledge, Subject
 from memdesc.types import TypeSet
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "program_of",
     "read_moves",
     "recorded_moves",
+    "sysctls_of",
     "write_moves",
 ]
 
@@ -67,7 +69,7 @@ class Kind:
     @property
     def subjects(self) -> list[Subject]:
         """What a rule is asked: one per type of the union."""
-        flags = Subject.known(self.flags)
+        flags = KPF(self.flags & _KNOWN)
         return [Subject(kind, flags, self.order, self.extra_references) for kind in self.types]
 
     def to_json(self) -> list[Any]:
@@ -244,6 +246,11 @@ def sysctls_of(moment: Moment) -> Mapping[str, int]:
 
 # --- helpers -----------------------------------------------------------------------------
 
+_KNOWN = 0
+for _flag in KPF:
+    _KNOWN |= _flag.value
+
+
 
 def _plain(row: TrialNote | HeldPages) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
@@ -259,13 +266,7 @@ def _recognised(result: MemoryMap, frames: I64) -> int:
 def _kinds(source: str, result: MemoryMap, trials: Iterable[Trial]) -> list[Kind]:
     """Frames by what a rule is told of them; with what each trial did to them."""
     orders = compounds_of(result).order_of_extent.astype(np.int8)
-    subjects = Subjects(
-        result.table.types[result.facts],
-        result.table.flags[result.facts],
-        orders,
-        result.references,
-    )
-    table, code_of_extent = subjects.distinct()
+    table, code_of_extent = _distinct(result, orders)
     extent = np.repeat(np.arange(len(result)), result.nr_pages)
     code = code_of_extent[extent]
     frames = np.bincount(code, minlength=len(table))
@@ -288,6 +289,28 @@ def _kinds(source: str, result: MemoryMap, trials: Iterable[Trial]) -> list[Kind
         Kind(source, types, flags, order, extra, int(frames[row]), done[row], named[row])
         for row, (types, flags, order, extra) in enumerate(table)
     ]
+
+
+def _distinct(
+    result: MemoryMap, orders: NDArray[np.int8]
+) -> tuple[list[tuple[TypeSet, int, int | None, bool | None]], I64]:
+    """(types, flags, order, references) of each kind of frame; and the kind of each extent."""
+    unknown = np.full(len(result), -1, np.int64)
+    references = unknown if result.references is None else result.references.astype(np.int64)
+    keys = (result.facts.astype(np.int64) << 16) + ((orders.astype(np.int64) + 1) << 8)
+    distinct, code = np.unique(keys + references + 1, return_inverse=True)
+    table: list[tuple[TypeSet, int, int | None, bool | None]] = []
+    for key in distinct.tolist():
+        fact, order, extra = key >> 16, (key >> 8 & 0xFF) - 1, (key & 0xFF) - 1
+        table.append(
+            (
+                TypeSet(int(result.table.types[fact])),
+                int(result.table.flags[fact]),
+                None if order < 0 else order,
+                None if extra < 0 else bool(extra),
+            )
+        )
+    return table, code.reshape(-1)
 
 
 def _marked(result: MemoryMap, order: NDArray[np.int8], heads: I64) -> NDArray[np.bool_]:

@@ -44,9 +44,7 @@ def observed(kind: MemoryType, series: str, how: How = "hard") -> tuple[Observat
 def observed_on(kind: MemoryType, outcome: Outcome, how: How = "hard") -> tuple[str, ...]:
     """The series on which a failure of `kind` ended with `outcome`, oldest first."""
     return tuple(
-        series
-        for series in swept_series()
-        if outcome in _outcomes().get((series, how, kind), {})
+        series for series in swept_series() if outcome in _outcomes().get((series, how, kind), {})
     )
 
 

@@ -27,7 +27,7 @@ from memdesc.answers.failure import knowledge_of
 from memdesc.checks.sweep_guest import TREE
 from memdesc.checks.sweep_rows import HOWS, Frame, How, Sweep, Trial, write_sweep
 from memdesc.checks.sweep_sample import draw, facts_of, strata_of
-from memdesc.errors import MemdescError
+from memdesc.errors import MemdescError, VmError
 from memdesc.sources.source import ProcSource
 from memdesc.sources.structs import DumpSource
 from memdesc.vm.guest import Guest, GuestEndedError, GuestProgramError, GuestTimeoutError
@@ -44,6 +44,8 @@ FRAMES = 330
 _TAG = "planted"
 _PLANT_SECONDS = 300.0
 _FAIL_SECONDS = 5.0
+_LOADS = 3
+"""How often a snapshot is loaded until the guest wakes up."""
 _VERDICT = re.compile(r"Memory failure: (0x[0-9a-f]+): recovery action for (.*): (\w+)")
 _PLACE = re.compile(r"\b(Memory failure|[Ss]oft[ _]offline): (0x[0-9a-f]+: )?")
 _LOG_CHARACTERS = 120
@@ -58,14 +60,16 @@ def run_sweep(
     nr_frames: int = FRAMES,
     hows: Sequence[How] = HOWS,
     seed: int = 1,
+    at_most: int | None = None,
     seconds: float | None = None,
     machine: Machine = MACHINE,
     tell: Tell = lambda _: None,
 ) -> Sweep:
     """Boot, plant, sample at least `nr_frames` frames and make each fail in every way of `hows`.
 
-    With `seconds`, no failure begins later than that after the first; the frames that were
-    left out are missing from the result, and the others' weights are theirs as drawn.
+    With `at_most`, only that many frames of the sample fail, a random choice; with `seconds`,
+    no frame begins to later than that after the first. The frames that were left out are
+    missing from the result, and the others' weights are theirs as drawn.
     Raises VmError where the rig lacks something or the guest cannot be planted; whatever a
     failure does to the guest is a row of the result.
     """
@@ -82,7 +86,7 @@ def run_sweep(
             unpack_recording(guest.pull(TREE), folder / "tree")
             tell("classifying")
             sweep = _described(found, folder, nr_frames, seed, len(pids))
-            frames = tuple(_failed(guest, sweep.frames, hows, seconds, tell))
+            frames = tuple(_failed(guest, sweep.frames[:at_most], hows, seconds, tell))
         return dataclasses.replace(sweep, frames=frames)
 
 
@@ -156,8 +160,8 @@ def _failed(
         for how in hows:
             try:
                 trials[how] = _trial(guest, frame.pfn, how)
-            except KeyboardInterrupt:
-                tell("interrupted: keeping what is there")
+            except (KeyboardInterrupt, VmError) as error:
+                tell(f"{error or 'interrupted'}: keeping what is there")
                 return
             done += 1
             left = (time.monotonic() - started) / done * (total - done)
@@ -167,7 +171,7 @@ def _failed(
 
 def _trial(guest: Guest, pfn: int, how: How) -> Trial:
     """One failure from the kept moment; whatever comes of it is an answer."""
-    guest.loadvm(_TAG)
+    _go_back(guest)
     said = len(guest.console)
     end = "reset"
     try:
@@ -184,6 +188,17 @@ def _trial(guest: Guest, pfn: int, how: How) -> Trial:
     lines = [line.partition("] ")[2] or line for line in guest.console[said:].splitlines()]
     message, verdict, others = _verdict(lines, pfn)
     return Trial("", message, verdict, None, None, end, others)
+
+
+def _go_back(guest: Guest) -> None:
+    """Load the snapshot, once more where the guest does not wake up. Raises VmError."""
+    for _ in range(_LOADS - 1):
+        try:
+            guest.loadvm(_TAG)
+        except GuestTimeoutError:
+            continue
+        return
+    guest.loadvm(_TAG)
 
 
 def _told(seen: dict[str, Any], pfn: int) -> Trial:

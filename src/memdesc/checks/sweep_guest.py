@@ -126,7 +126,7 @@ class _Server:
 
     def _said(self) -> list[str]:
         """What the kernel has logged since it was last asked."""
-        lines = []
+        lines: list[str] = []
         while True:
             try:
                 record = os.read(self.log, 8192)

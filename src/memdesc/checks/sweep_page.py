@@ -47,8 +47,8 @@ def tables(sweeps: Sequence[Sweep]) -> str:
         "### Were we right?",
         _table(
             [
-                "kernel", "failure", "facts from", "tested", "exact", "several", "wrong", "left out",
-                "exact of the sample", "exact of the guest",
+                "kernel", "failure", "facts from", "tested", "exact", "several", "wrong",
+                "left out", "exact of the sample", "exact of the guest",
             ],
             [row for series, rows in judged.items() for row in _score_rows(series, rows)],
         ),

@@ -163,24 +163,23 @@ def read_sweep(path: Path) -> Sweep:
         text = gzip.decompress(path.read_bytes()).decode()
         first, _, rest = text.partition("\n")
         header: dict[str, Any] = json.loads(first.removeprefix("# "))
-        if header["schema"] != SCHEMA:
-            raise FormatError(f"{path} has the schema {header['schema']!r}, not {SCHEMA!r}")
-        frames = tuple(_frame(row) for row in csv.DictReader(io.StringIO(rest)))
-        return Sweep(
-            header["series"],
-            header["release"],
-            header["package"],
-            header["date"],
-            header["frames_total"],
-            header["sysctls"],
-            header["hugetlb_reserved"],
-            frames,
-            header["notes"],
-        )
-    except FormatError:
-        raise
+        schema = header["schema"]
+        if schema == SCHEMA:
+            frames = tuple(_frame(row) for row in csv.DictReader(io.StringIO(rest)))
+            return Sweep(
+                header["series"],
+                header["release"],
+                header["package"],
+                header["date"],
+                header["frames_total"],
+                header["sysctls"],
+                header["hugetlb_reserved"],
+                frames,
+                header["notes"],
+            )
     except (ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as error:
         raise FormatError(f"{path} is no sweep: {error!r}"[:300]) from error
+    raise FormatError(f"{path} has the schema {schema!r}, not {SCHEMA!r}")
 
 
 def recorded_sweeps(folder: Path = FOLDER) -> list[Sweep]:
@@ -272,7 +271,7 @@ def _types(text: str) -> TypeSet:
 
 
 def _buffer_cell(buffers: BufferState | None) -> str:
-    """"4/1/0": buffers, held ones, dirty or locked ones."""
+    """ "4/1/0": buffers, held ones, dirty or locked ones."""
     if buffers is None:
         return ""
     return f"{buffers.nr_buffers}/{buffers.held}/{buffers.dirty_or_locked}"

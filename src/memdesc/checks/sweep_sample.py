@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memdesc.checks.planted import frames_of
 from memdesc.checks.sweep_rows import Frame, ProcFacts, StructFacts
-from memdesc.descriptors import Descriptor, FileFolio, Folio, MappedDriverPage
+from memdesc.descriptors import Descriptor, FileFolio, Folio, MappedDriverPage, NotVisible
 from memdesc.errors import FaultError, LayoutError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.describe import MapDescriber
@@ -77,7 +77,7 @@ def draw(strata: list[Stratum], nr_frames: int, seed: int = 1) -> list[tuple[int
 
     One of each stratum first, the others by the square root of the strata's sizes.
     """
-    chance = random.Random(seed)  # noqa: S311 - a sample that can be drawn again
+    chance = random.Random(seed)
     wanted = dict.fromkeys(range(len(strata)), 1)
     left = nr_frames - len(strata)
     weights = [stratum.frames.size**0.5 for stratum in strata]
@@ -108,10 +108,10 @@ def facts_of(
         own = [result.extent(result.index_of(pfn)) for result in (proc, structs)]
         heads = [lookup.head_extent(pfn).fact.flags for lookup in lookups]
         found = describer.descriptor_of(pfn)
-        counts: list[int | None] = [None, None, None]
+        counts: tuple[int | None, int | None, int | None] = (None, None, None)
         if isinstance(found, Folio | MappedDriverPage):
-            raw = (found.refcount, found.mapcount, found.pins)
-            counts = [value if isinstance(value, int) else None for value in raw]
+            counts = (_seen(found.refcount), _seen(found.mapcount), _seen(found.pins))
+        refcount, mapcount, pins = counts
         frames.append(
             Frame(
                 number,
@@ -125,7 +125,9 @@ def facts_of(
                     own[1].fact.flags,
                     heads[1],
                     found.pages.nr_pages,
-                    *counts,
+                    refcount,
+                    mapcount,
+                    pins,
                     _buffers_of(buffers, source, found, heads[1]),
                     stratum.owner,
                 ),
@@ -136,6 +138,10 @@ def facts_of(
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _seen(fact: int | NotVisible) -> int | None:
+    return fact if isinstance(fact, int) else None
 
 
 def _buffers_of(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from memdesc.answers.blocks import BLOCK_SIZES, Blocks, blocks
+from memdesc.answers.blocks import BLOCK_SIZES, Blocks, blocks, gained_json
+from memdesc.answers.without import gone_of, needs_whole_map
 from memdesc.cli.common import (
     add_source_arguments,
     console,
@@ -17,6 +18,8 @@ from memdesc.cli.common import (
     table,
     visible,
 )
+from memdesc.errors import QuestionError
+from memdesc.map.parts import InParts
 
 DESCRIPTION = (
     "How many huge pages could there be? Blocks that are free, that would be free after moving\n"
@@ -28,6 +31,7 @@ EXAMPLES = """
   memdesc blocks --size 1G
   memdesc blocks --without slab           how many come back if the slab pages were gone
   memdesc blocks --without ext4_inode_cache --source vmcore
+  memdesc blocks --without process:1234 --without pins --source live:struct
 """
 
 
@@ -40,7 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="as if a type, or an owner (slab cache, caller, ...), were gone; may be repeated",
+        help="as if this were gone: a type, an owner (slab cache, caller, ...), process:PID, 0xPFN, "
+        "or pins; may be repeated",
     )
     parser.add_argument(
         "--cheapest", type=int, default=5, metavar="N", help="blocks to list (default: 5)"
@@ -49,17 +54,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.cheapest < 0:
+        raise QuestionError(f"--cheapest {options.cheapest}: not a number of blocks")
     source = open_from(options)
-    with progress("reading page flags") as tell:
-        result = source.map(tell, owners=True)
     size_bytes = BLOCK_SIZES[options.size]
-    answer = blocks(result, size_bytes, without=options.without, cheapest=options.cheapest)
-    plain = blocks(result, size_bytes, cheapest=0) if options.without else None
+    words, most = options.without, options.cheapest
+    plain: Blocks | None = None
+    if isinstance(source, InParts) and not needs_whole_map(words):
+        gone = gone_of(words, source)
+        with progress("reading page flags") as tell:
+            answer = blocks(source.parts(tell), size_bytes, gone=gone, without=words, cheapest=most)
+        if words:
+            plain = blocks(source.parts(), size_bytes, cheapest=0)
+    else:
+        with progress("reading page flags") as tell:
+            result = source.map(tell, owners=True, references=True)
+        gone = gone_of(words, source, result)
+        answer = blocks(result, size_bytes, gone=gone, without=words, cheapest=most)
+        if words:
+            plain = blocks(result, size_bytes, cheapest=0)
     if options.json:
         value = answer.to_json()
         if plain is not None:
-            value["blocks_gained"] = int(answer.is_free.sum() - plain.is_free.sum())
-        print_json(envelope(value, source=options.source, kernel=result.machine.release))
+            value |= gained_json(answer, plain)
+        print_json(envelope(value, source=options.source, kernel=source.machine.release))
     else:
         _show(answer, options.size, plain)
     return 0
@@ -67,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(answer: Blocks, name: str, plain: Blocks | None) -> None:
     out = console()
-    total = int(answer.pfn_starts.size)
+    total = answer.blocks
     states = (
         ("free now", answer.is_free),
         ("in use as a huge page", answer.huge),
@@ -83,6 +101,7 @@ def _show(answer: Blocks, name: str, plain: Blocks | None) -> None:
             size(int(mask.sum()) * answer.size_bytes),
         ]
         for text, mask in states
+        if mask.any() or text != "in use as a huge page"
     ]
     out.print(table([f"{name} blocks", "", "share", "size"], rows, right=(1, 2, 3)))
     supply = answer.supply
@@ -95,13 +114,15 @@ def _show(answer: Blocks, name: str, plain: Blocks | None) -> None:
         highlight=False,
     )
     if plain is not None:
-        gained = int(answer.is_free.sum() - plain.is_free.sum())
-        unblocked = int(plain.is_blocked.sum() - answer.is_blocked.sum())
+        gained = gained_json(answer, plain)
         out.print(
-            f"without {', '.join(map(visible, answer.without))}: {gained:+,} free blocks, "
-            f"{unblocked:,} no longer blocked",
+            f"without {', '.join(map(visible, answer.without))}: "
+            f"{gained['blocks_free_gained']:+,} free blocks, "
+            f"{gained['blocks_unblocked']:,} no longer blocked, "
+            f"{gained['blocks_after_compaction_gained']:+,} after compaction",
             style="bold",
             highlight=False,
+            markup=False,
         )
     if answer.blockers:
         _show_blockers(answer)
@@ -129,7 +150,7 @@ def _show_blockers(answer: Blocks) -> None:
             f"{row.single:,}",
             f"{row.frames:,}",
         ]
-        for row in answer.blockers[:12]
+        for row in answer.blockers[:_BLOCKERS]
     ]
     head = ["in the way", "blocks", "alone", "by one page", "frames"]
     out.print()
@@ -149,6 +170,10 @@ def _show_blockers(answer: Blocks) -> None:
         ]
         head = ["first frame", "in the way", "to move", "what is in the way"]
         out.print(table(head, lines, right=(1, 2), elastic=(3,)))
+
+
+_BLOCKERS = 6
+"""What stands first keeps most; the rest is in --json."""
 
 
 def _range(low: int, high: int) -> str:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 
+from memdesc.answers.exposure import (
+    Exposure,
+    FileExposure,
+    ProcessExposure,
+    RangeExposure,
+    failure_by_file,
+    failure_by_process,
+    failure_by_range,
+)
 from memdesc.answers.failure import FAILURE_BY, Failure, FailureRow, failure
 from memdesc.answers.places import parse_place
 from memdesc.answers.story import Story, tell
 from memdesc.answers.titles import title_of
+from memdesc.answers.usage import Usage
 from memdesc.answers.what import NoAnswer, NoPage
+from memdesc.checks.observed import observed_on
 from memdesc.cli.common import (
     add_source_arguments,
     console,
@@ -24,8 +36,11 @@ from memdesc.cli.common import (
     visible,
 )
 from memdesc.errors import NotReadableError, QuestionError
+from memdesc.map.attribution import Attribution
 from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.parts import InParts
 from memdesc.rules.failure import Consequence
+from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES
 
 DESCRIPTION = (
@@ -36,22 +51,43 @@ DESCRIPTION = (
 )
 EXAMPLES = """
   memdesc failure                            what survives, and what does not
-  memdesc failure --by zone
+  memdesc failure --by process               who would die, and of how much
+  memdesc failure --by range --gib 4         where the memory lies that must not fail
   memdesc failure 0x1234 phys:0x7f000        two pages
   memdesc failure --source bundled:debian-6.1 --json
 """
+_MAPPED = ("process", "file")
+_BY = (*FAILURE_BY, *_MAPPED, "range")
+_MOST_GIB = 1 << 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("places", nargs="*", metavar="PLACE", help="0xPFN, phys:0xADDR, PID:0xADDR")
+    parser.add_argument("--by", choices=_BY, default="type", help="split the rows (default: type)")
     parser.add_argument(
-        "--by", choices=FAILURE_BY, default="type", help="split the rows (default: type)"
+        "--gib",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --by range: GiB of a range, a power of two (default: 1)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every row; a terminal shows the largest, a pipe all"
     )
     add_source_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    return _places(options) if options.places else _machine(options)
+    if not 1 <= options.gib <= _MOST_GIB:
+        raise QuestionError(f"--gib {options.gib}: not between 1 and {_MOST_GIB}")
+    if options.places:
+        return _places(options)
+    if options.by in _MAPPED or options.by == "range":
+        return _exposure(options)
+    return _machine(options)
+
+
+# --- the machine -------------------------------------------------------------------------
 
 
 def _machine(options: argparse.Namespace) -> int:
@@ -59,60 +95,64 @@ def _machine(options: argparse.Namespace) -> int:
     result: MemoryMap | Totals
     with progress("reading page flags") as step:
         result = source.map(step) if options.by == "cgroup" else source.summary(step)
-    answer = failure(result, options.by)
+    answer = failure(result, options.by, observed=observed_on)
     if options.json:
         value = envelope(answer.to_json(), source=options.source, kernel=result.machine.release)
         print_json(value)
     else:
-        _show(answer)
+        _show(answer, everything=options.all)
     return 0
 
 
-def _show(answer: Failure) -> None:
+def _show(answer: Failure, *, everything: bool) -> None:
     out = console()
     out.print("if one random frame goes bad", style="bold")
     injected = {odds.consequence: odds for odds in answer.odds_injected}
     rows = []
     for consequence in Consequence:
         real = next((odds for odds in answer.odds if odds.consequence is consequence), None)
-        soft = injected.get(consequence)
-        if real is None and soft is None:
+        test = injected.get(consequence)
+        if real is None and test is None:
             continue
         low, high = (real.frames_min, real.frames_max) if real else (0, 0)
-        test = (soft.frames_min, soft.frames_max) if soft else (0, 0)
+        trial = (test.frames_min, test.frames_max) if test else (0, 0)
         rows.append(
             [
                 consequence.value,
                 _share(low, high, answer.frames),
                 _sizes(low, high),
-                _share(*test, answer.frames),
+                _share(*trial, answer.frames),
             ]
         )
     head = ["what happens", "chance", "memory", "when only injected"]
-    out.print(table(head, rows, right=(1, 2, 3), elastic=(0,)))
+    out.print(table(head, rows, right=(1, 2, 3), elastic=(0,), drop=(3,)))
     out.print()
-    parts = ["type"] if answer.by == "type" else [answer.by, "type"]
+    first = 0 if answer.by == "type" else 1
+    joined = _joined(answer.rows)
+    most = len(joined) if everything or not sys.stdout.isatty() else _room(len(rows) + 8)
     lines = [
         [
-            *([visible(row.part)] if answer.by != "type" else []),
+            *([visible(row.part)] if first else []),
             title_of(row.types),
             size(row.size_bytes),
-            percent(row.frames, answer.frames),
             _verdicts(row),
             " or ".join(dict.fromkeys(outcome.errno for outcome in row.soft.outcomes)),
+            _basis(row),
             _meaning(row),
         ]
-        for row in _joined(answer.rows)
+        for row in joined[:most]
     ]
-    head = [*parts, "size", "share", "hard offline", "soft offline", "on broken memory"]
-    shown = lines[:24]
-    first = len(parts)
-    out.print(table(head, shown, right=(first, first + 1), elastic=(*range(first), first + 4)))
-    if len(lines) > len(shown):
-        out.print(f"... and {len(lines) - len(shown)} smaller rows (--json)", style="dim")
+    head = [answer.by] * first + ["type", "size", "hard", "soft", "known", "on broken memory"]
+    elastic = (*range(first + 1), first + 3, first + 5)
+    out.print(table(head, lines, right=(first + 1,), elastic=elastic, drop=(first + 4,)))
+    if len(joined) > most:
+        frames = sum(row.frames for row in joined[most:])
+        out.print(
+            f"... and {len(joined) - most} smaller rows, {size(frames * PAGE_SIZE_BYTES)} (--all)",
+            style="dim",
+        )
     out.print(
-        "\nhard offline: the kernel's verdict (memory_failure); soft offline: moved away first, "
-        "or the error",
+        "hard: the kernel's verdict (memory_failure); soft: moved away first, or the error",
         style="dim",
     )
     for note in answer.notes:
@@ -123,29 +163,129 @@ def _joined(rows: tuple[FailureRow, ...]) -> list[FailureRow]:
     """Rows that read the same on the screen, added up."""
     sums: dict[tuple[object, ...], FailureRow] = {}
     for row in rows:
-        key = row.part, row.types, _verdicts(row), _meaning(row), row.soft.outcomes
+        soft = tuple(dict.fromkeys(outcome.errno for outcome in row.soft.outcomes))
+        key = row.part, row.types, _verdicts(row), _meaning(row), soft, _basis(row)
         old = sums.get(key)
         frames = row.frames + (old.frames if old else 0)
-        sums[key] = FailureRow(row.part, row.types, frames, row.hard, row.soft)
+        sums[key] = FailureRow(
+            row.part, row.types, frames, row.hard, row.soft, row.observed_on, row.is_observed
+        )
     return sorted(sums.values(), key=lambda row: -row.frames)
+
+
+# --- who and where -----------------------------------------------------------------------
+
+
+def _exposure(options: argparse.Namespace) -> int:
+    source = open_from(options)
+    answer = _by_range(options, source) if options.by == "range" else _by_mapper(options, source)
+    if options.json:
+        value = envelope(answer.to_json(), source=options.source, kernel=source.machine.release)
+        print_json(value)
+        return 0
+    out = console()
+    most = len(answer.rows) if options.all or not sys.stdout.isatty() else _room(6)
+    head, right, elastic = _HEADS[answer.by]
+    lines = [_line_of(row) for row in answer.rows[:most]]
+    out.print(table(head, lines, right=right, elastic=elastic))
+    if len(answer.rows) > most:
+        out.print(f"... and {len(answer.rows) - most} more rows (--all)", style="dim")
+    for note in answer.notes:
+        out.print(f"note: {note}", markup=False)
+    return 0
+
+
+def _by_range(options: argparse.Namespace, source: Source) -> Exposure:
+    size_bytes = options.gib << 30
+    with progress("reading page flags") as step:
+        if isinstance(source, InParts):
+            return failure_by_range(source.parts(step), size_bytes)
+        return failure_by_range(source.map(step, references=True), size_bytes)
+
+
+def _by_mapper(options: argparse.Namespace, source: Source) -> Exposure:
+    with progress("reading processes") as step:
+        attribution = source.attribution(step)
+    with progress("reading page flags") as step:
+        usage = Usage.of(source.map(step, references=True), attribution)
+    return failure_by_process(usage) if options.by == "process" else failure_by_file(usage)
+
+
+_HEADS: dict[str, tuple[list[str], tuple[int, ...], tuple[int, ...]]] = {
+    "process": (
+        ["process", "maps", "its loss kills it", "shared", "nothing lost"],
+        (1, 2, 3, 4),
+        (0,),
+    ),
+    "file": (["file", "in memory", "would be lost", "processes"], (1, 2, 3), (0,)),
+    "range": (
+        ["first frame", "memory", "nothing lost", "content lost", "kills", "machine"],
+        (0, 1, 2, 3, 4, 5),
+        (),
+    ),
+}
+
+
+def _line_of(row: ProcessExposure | FileExposure | RangeExposure) -> list[str]:
+    if isinstance(row, ProcessExposure):
+        return [
+            f"{visible(row.comm)} ({row.pid})",
+            size(row.mapped_bytes),
+            _span(row.kills_min_bytes, row.kills_max_bytes),
+            size(row.shared_bytes),
+            size(row.harmless_bytes),
+        ]
+    if isinstance(row, FileExposure):
+        return [
+            visible(row.name),
+            size(row.cached_bytes),
+            _span(row.lost_min_bytes, row.lost_max_bytes),
+            f"{row.processes:,}",
+        ]
+    by_end = {odds.consequence: odds for odds in row.odds}
+    groups = (
+        (Consequence.NOTHING_LOST,),
+        (Consequence.CONTENT_LOST,),
+        (Consequence.KILLED_ON_TOUCH, Consequence.KILLED_NOW),
+        (Consequence.MACHINE_LOST,),
+    )
+    shares = []
+    for group in groups:
+        found = [by_end[end] for end in group if end in by_end]
+        low, high = sum(o.frames_min for o in found), sum(o.frames_max for o in found)
+        shares.append(_brief(low, high, row.frames))
+    return [f"{row.pfn_start:#x}", size(row.frames * PAGE_SIZE_BYTES), *shares]
+
+
+# --- places ------------------------------------------------------------------------------
 
 
 def _places(options: argparse.Namespace) -> int:
     places = [parse_place(text) for text in options.places]
     source = open_from(options)
+    attribution: Attribution | None = None
+    notes: list[str] = []
+    try:
+        with progress("reading processes") as step:
+            attribution = source.attribution(step)
+    except QuestionError as error:
+        notes.append(f"who would die is not known: {error}")
     answers: list[Story | NoPage | NoAnswer] = []
     for place in places:
         try:
-            answers.append(tell(source, place))
+            answers.append(tell(source, place, attribution=attribution, observed=observed_on))
         except (QuestionError, NotReadableError) as error:
             if len(places) == 1:
                 raise
             answers.append(NoAnswer(place.text, str(error), error.hint))
     if options.json:
-        value = {"schema": "memdesc-failure/1", "rows": [answer.to_json() for answer in answers]}
+        rows = [answer.to_json() for answer in answers]
+        value = {"schema": "memdesc-failure/1", "rows": rows, "notes": notes}
         print_json(envelope(value, source=options.source, kernel=source.machine.release))
     else:
         print("\n\n".join(_story(answer) for answer in answers))
+        for note in notes:
+            print(f"note: {note}")
     return 2 if any(isinstance(answer, NoAnswer) for answer in answers) else 0
 
 
@@ -160,18 +300,24 @@ def _story(answer: Story | NoPage | NoAnswer) -> str:
         lines.append(
             _line("part of", f"{size(page.pages.nr_pages * PAGE_SIZE_BYTES)} at {page.pages}")
         )
-    for outcome in answer.hard.outcomes:
-        log = (
-            f' ("{outcome.message}: {outcome.verdict.value.capitalize()}")'
-            if outcome.message
-            else ""
-        )
-        lines.append(
-            _line("hard", f"{outcome.verdict.value}{log}, {outcome.errno}: {outcome.reason}")
-        )
+    if answer.file:
+        lines.append(_line("file", visible(answer.file)))
+    for index, outcome in enumerate(answer.hard.outcomes):
+        log = f' ("{outcome.message}: {outcome.verdict.value.capitalize()}")'
+        text = outcome.verdict.value + (log if outcome.message else "")
+        lines.append(_line("hard", f"{text}, {outcome.errno}: {outcome.reason}"))
         lines.append(_line("  injected", outcome.injected.value))
         if outcome.on_hardware is not outcome.injected:
             lines.append(_line("  for real", outcome.on_hardware.value))
+        if index < len(answer.observed_on) and answer.observed_on[index]:
+            lines.append(_line("  observed", "on " + ", ".join(answer.observed_on[index])))
+    if answer.would_die:
+        victims = dict.fromkeys(
+            f"{visible(row.process.comm)} ({row.process.pid})" for row in answer.would_die
+        )
+        shown = list(victims)[:8]
+        rest = f" and {len(victims) - len(shown)} more" if len(victims) > len(shown) else ""
+        lines.append(_line("would die", ", ".join(shown) + rest))
     for soft in answer.soft.outcomes:
         lines.append(_line("soft", f"{soft.errno}: {soft.reason}"))
     for name, ruling in (("compaction", answer.compaction), ("offlining", answer.offlining)):
@@ -191,6 +337,23 @@ def _story(answer: Story | NoPage | NoAnswer) -> str:
 # --- helpers -----------------------------------------------------------------------------
 
 
+_SHORT = {
+    Consequence.NOTHING_LOST: "nothing lost",
+    Consequence.CONTENT_LOST: "content lost",
+    Consequence.KILLED_ON_TOUCH: "killed on touch",
+    Consequence.KILLED_NOW: "killed at once",
+    Consequence.UNHANDLED: "not handled",
+    Consequence.MACHINE_LOST: "machine lost",
+}
+
+
+def _room(others: int) -> int:
+    """Lines of a table that the terminal has room for beside `others`."""
+    import shutil
+
+    return max(4, shutil.get_terminal_size().lines - others - 1)
+
+
 def _line(name: str, text: str) -> str:
     first, rest = f"  {name:<12}", " " * 14
     width = screen_width()
@@ -205,8 +368,14 @@ def _verdicts(row: FailureRow) -> str:
     return " or ".join(dict.fromkeys(outcome.verdict.value for outcome in row.hard.outcomes))
 
 
+def _basis(row: FailureRow) -> str:
+    if row.is_observed:
+        return "observed"
+    return f"seen on {', '.join(row.observed_on)}" if row.observed_on else "inferred"
+
+
 def _meaning(row: FailureRow) -> str:
-    return ", or ".join(dict.fromkeys(outcome.on_hardware.value for outcome in row.hard.outcomes))
+    return " or ".join(dict.fromkeys(_SHORT[out.on_hardware] for out in row.hard.outcomes))
 
 
 def _share(low: int, high: int, whole: int) -> str:
@@ -214,6 +383,16 @@ def _share(low: int, high: int, whole: int) -> str:
     return first if first == last else f"{first} to {last}"
 
 
+def _brief(low: int, high: int, whole: int) -> str:
+    """A share in few cells: "65 to 71 %"."""
+    first, last = (f"{100 * part / whole:.0f}" for part in (low, high))
+    return f"{first} %" if first == last else f"{first} to {last} %"
+
+
 def _sizes(low: int, high: int) -> str:
-    first, last = size(low * PAGE_SIZE_BYTES), size(high * PAGE_SIZE_BYTES)
+    return _span(low * PAGE_SIZE_BYTES, high * PAGE_SIZE_BYTES)
+
+
+def _span(low: int, high: int) -> str:
+    first, last = size(low), size(high)
     return first if first == last else f"{first} to {last}"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memdesc.cli.common import console, envelope, notice, print_json, screen_width, steps, table
 from memdesc.errors import QuestionError
@@ -16,7 +16,6 @@ from memdesc.errors import QuestionError
 if TYPE_CHECKING:
     from memdesc.checks.page import Matrix
     from memdesc.checks.runs import Run
-    from memdesc.types import TypeSet
     from memdesc.vm.record import Tell
 
 DESCRIPTION = (
@@ -33,7 +32,12 @@ EXAMPLES = """
   memdesc matrix --run --from DIR                    judge recordings again, without booting
 """
 
-_MARKS = {"exact": "exact", "not visible": "n.v.", "open": "open", "WRONG": "WRONG", "-": "-"}
+_NONE = dict.fromkeys(("exact", "union", "not_visible", "wrong", "open"), 0)
+
+_SHORT = {"exact": "yes", "not visible": "no"}
+
+_Table = tuple[list[str], list[list[str]]]
+"""Titles of columns, and rows."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,48 +107,99 @@ def _check_source(runs: Sequence[Run], source: str | None) -> None:
 
 
 def _json(runs: Sequence[Run], source: str | None) -> dict[str, object]:
-    rows = [
-        {"kernel": run.series, **row}
-        for run in runs
-        for row in run.to_json()["rows"]
-        if source is None or row["source"] == source
-    ]
+    def shown(run: Run, name: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "kernel": run.series,
+                **_NONE,
+                **row,
+                "named": [{"type": kinds, "frames": frames} for kinds, frames in row["named"]],
+            }
+            for row in run.to_json()[name]
+            if source is None or row["source"] == source
+        ]
+
+    rows = [row for run in runs for row in shown(run, "rows")]
+    planted = [row for run in runs for row in shown(run, "planted")]
     kernels = []
     for run in runs:
         value = run.to_json()
-        kernels.append({key: value[key] for key in value if key not in ("schema", "rows")})
+        kernels.append(
+            {key: value[key] for key in value if key not in ("schema", "rows", "planted")}
+        )
     return envelope(
-        {"schema": "memdesc-matrix/1", "rows": rows, "kernels": kernels}, source="checks"
+        {"schema": "memdesc-matrix/1", "rows": rows, "planted": planted, "kernels": kernels},
+        source="checks",
     )
 
 
 def _show(runs: Sequence[Run], source: str | None) -> None:
     from memdesc.checks.page import WORDS, matrix_of
 
+    # Another flavour of a series is a column for those who ask.
+    flavours = [run for run in runs if "-" in run.series] if len(runs) > 1 else []
+    runs = [run for run in runs if run not in flavours]
     matrix = matrix_of(runs, source=source)
     out = console()
     width = screen_width()
-    for text in (_full, _words, _marks):
-        head = ["true type", *(_title(column.series, column.source) for column in matrix.columns)]
-        cells = [[types.label, *row] for types, row in text(matrix)]
-        needed = sum(
-            max(
-                len(line)
-                for cell in (head[at], *(row[at] for row in cells))
-                for line in cell.split("\n")
-            )
-            + 3
-            for at in range(len(head))
-        )
-        if width is None or needed <= width:
+    for show in (_full, _words, _marks):
+        head, cells = show(matrix)
+        if width is None or _width(head, cells) <= width:
             break
     out.print(table(head, cells))
     for word, meaning in WORDS:
-        out.print(f"{word}: {meaning}", markup=False)
-    if text is _marks:
-        out.print("2: union of 2; n.v.: not visible; 85: 85 % exact", markup=False)
+        short = f" ({_short(word)})" if show is _marks and _short(word) != word else ""
+        out.print(f"{word}{short}: {meaning}", markup=False)
     for run in runs:
         out.print(_summary(run), markup=False)
+    for run in flavours:
+        out.print(f"{_summary(run)} (--kernel {run.series})", markup=False)
+
+
+def _full(matrix: Matrix) -> _Table:
+    """Words and frames."""
+    from memdesc.checks.page import cell_text
+
+    return _titles(matrix), [
+        [types.label, *(cell_text(cell) for cell in cells)] for types, cells in matrix.rows
+    ]
+
+
+def _words(matrix: Matrix) -> _Table:
+    """Words alone."""
+    from memdesc.checks.page import cell_text
+
+    return _titles(matrix), [
+        [types.label, *(cell_text(cell, frames=False) for cell in cells)]
+        for types, cells in matrix.rows
+    ]
+
+
+def _marks(matrix: Matrix) -> _Table:
+    """As narrow as can be."""
+    head = [title.replace("live:", "") for title in _titles(matrix)]
+    _, rows = _words(matrix)
+    kinds = [types.is_certain for types, _ in matrix.rows]
+    return head, [
+        [row[0] if is_certain else "(open)", *(_short(word) for word in row[1:])]
+        for row, is_certain in zip(rows, kinds, strict=True)
+    ]
+
+
+def _titles(matrix: Matrix) -> list[str]:
+    return ["true type", *(f"{column.series}\n{column.source}" for column in matrix.columns)]
+
+
+def _short(word: str) -> str:
+    if word.startswith("union of "):
+        return "1/" + word.removeprefix("union of ")
+    return _SHORT.get(word, word.replace(" % exact", "%"))
+
+
+def _width(head: list[str], rows: list[list[str]]) -> int:
+    """Columns of the screen that the table takes."""
+    texts = zip(head, *rows, strict=True)
+    return sum(max(len(line) for text in each for line in text.split("\n")) + 2 for each in texts)
 
 
 def _summary(run: Run) -> str:
@@ -159,31 +214,6 @@ def _summary(run: Run) -> str:
     )
 
 
-def _title(series: str, source: str) -> str:
-    return f"{series}\n{source}"
-
-
-def _full(matrix: Matrix) -> list[tuple[TypeSet, list[str]]]:
-    from memdesc.checks.page import cell_text
-
-    return [(types, [cell_text(cell) for cell in cells]) for types, cells in matrix.rows]
-
-
-def _words(matrix: Matrix) -> list[tuple[TypeSet, list[str]]]:
-    from memdesc.checks.page import cell_text
-
-    return [
-        (types, [cell_text(cell, frames=False) for cell in cells]) for types, cells in matrix.rows
-    ]
-
-
-def _marks(matrix: Matrix) -> list[tuple[TypeSet, list[str]]]:
-    def short(word: str) -> str:
-        return _MARKS.get(word) or word.removeprefix("union of ").removesuffix(" % exact")
-
-    return [(types, [short(word) for word in words]) for types, words in _words(matrix)]
-
-
 # --- running -----------------------------------------------------------------------------
 
 
@@ -192,11 +222,11 @@ def _run(options: argparse.Namespace) -> int:
     from memdesc.checks.page import render_markdown
     from memdesc.checks.runs import recorded_runs, write_run
     from memdesc.vm.host import cache_folder
-    from memdesc.vm.kernels import SERIES, series_named
+    from memdesc.vm.kernels import FURTHER, SERIES, series_named
 
     data, page = _outputs(options.output)
     if options.recordings is not None and not options.kernel:
-        names = [name for name in SERIES if (options.recordings / name).is_dir()]
+        names = [name for name in (*SERIES, *FURTHER) if (options.recordings / name).is_dir()]
     else:
         names = [series_named(name).name for name in options.kernel or SERIES]
     if not names:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from typing import Any
 
 from memdesc.answers.move import Movement, MovementRow, move, parse_area
@@ -22,6 +24,7 @@ from memdesc.cli.common import (
 )
 from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap
+from memdesc.map.parts import InParts
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, PfnRange
 
@@ -54,9 +57,14 @@ def run(options: argparse.Namespace) -> int:
     answers: list[Movement | NoPage] = []
     for text in options.places:
         if _is_area(text):
+            if isinstance(source, InParts):
+                pages = parse_area(text, source.machine, source.pfn_end)
+                with progress("reading page flags") as tell:
+                    answers.append(move(source.parts(tell), pages, text))
+                continue
             if whole is None:
                 with progress("reading page flags") as tell:
-                    whole = source.map(tell, owners=True)
+                    whole = source.map(tell, owners=True, references=True)
             answers.append(move(whole, parse_area(text, whole.machine, whole.pfn_end), text))
         else:
             answers.append(_page(source, text))
@@ -106,6 +114,9 @@ def _show(answer: Movement | NoPage) -> None:
         highlight=False,
         markup=False,
     )
+    most = len(answer.rows)
+    if sys.stdout.isatty():
+        most = max(4, shutil.get_terminal_size().lines - 6)
     rows = [
         [
             title_of(row.types) + (f": {visible(row.owner)}" if row.owner else ""),
@@ -114,12 +125,12 @@ def _show(answer: Movement | NoPage) -> None:
             _how(row),
             f"{row.first:#x}",
         ]
-        for row in answer.rows[:20]
+        for row in answer.rows[:most]
     ]
     head = ["what", "size", "frames", "when it is offlined", "for example"]
     out.print(table(head, rows, right=(1, 2), elastic=(0, 3)))
     if len(answer.rows) > len(rows):
-        out.print(f"... and {len(answer.rows) - len(rows)} more rows (--json)", style="dim")
+        out.print(f"... and {len(answer.rows) - len(rows)} more rows (in a pipe)", style="dim")
     if answer.not_present:
         out.print(f"not present: {answer.not_present:,} frames")
     for note in answer.notes:

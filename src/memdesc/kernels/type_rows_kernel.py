@@ -410,8 +410,8 @@ _PAGE_TABLE: Final = replace(
     dirtying=Cell(Dirtying.MUST_NOT, "the flag word has other meanings", _DIRTY),
     shown=Cell(
         "PGTABLE",
-        "6.18 and 7.2: user and kernel tables of all levels, REFERENCED marks the kernel's."
-        " 6.1 and 6.12: lower levels only, no tails",
+        "6.18 and 7.2: user and kernel tables of all levels, REFERENCED marks the kernel's; two of"
+        " the kernel's, made early, were seen without. 6.1 and 6.12: lower levels only, no tails",
         _SHOWN,
     ),
 )

@@ -35,6 +35,12 @@ class Zone:
     free: int
     pcp: int
     """Frames on per-CPU lists (sum of the `count:` lines)."""
+    wmark_min: int = 0
+    """Frames that only an emergency takes; 0 where not visible."""
+    wmark_low: int = 0
+    """Frames below which kswapd reclaims; 0 where not visible."""
+    reserve: int = 0
+    """Frames beside, kept from memory that could also lie in a higher zone (`protection:`)."""
 
     @property
     def pfn_end(self) -> int:
@@ -163,6 +169,9 @@ class Machine:
                         managed=_int(z["managed"]),
                         free=_int(z["free"]),
                         pcp=_int(z["pcp"]),
+                        wmark_min=_int(z.get("wmark_min", 0)),
+                        wmark_low=_int(z.get("wmark_low", 0)),
+                        reserve=_int(z.get("reserve", 0)),
                     )
                     for z in value["zones"]
                 ),

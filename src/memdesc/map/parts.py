@@ -31,6 +31,10 @@ _EXTENTS = 1 << 18
 class InParts(Protocol):
     """A source that can hand over its map in parts without holding it."""
 
+    @property
+    def pfn_end(self) -> int:
+        """The first frame after the map."""
+
     def parts(self, progress: Callable[[int, int], None] | None = None) -> Iterator[MemoryMap]:
         """The map's parts in order, as `parts_of` cuts them."""
 
@@ -103,12 +107,13 @@ def orders_of(result: MemoryMap) -> NDArray[np.int8]:
     # A run of heads is several heads in a row: only its last frame owns the tails.
     first = edges[:-1] + lengths - 1
     sizes = edges[1:] - first
-    whole = heads & (sizes > 1) & (sizes & (sizes - 1) == 0) & (first & (sizes - 1) == 0)
+    whole = heads & (lengths == 1) & (sizes > 1)
+    whole &= (sizes & (sizes - 1) == 0) & (first & (sizes - 1) == 0)
     order = np.where(whole, np.frexp(sizes)[1] - 1, np.where(heads, -1, 0)).astype(np.int8)
-    spans = np.diff(begins, append=len(result))
     # Tails after something that is no head belong to nobody.
-    orders[begins[0] :] = np.repeat(np.where(heads, order, np.int8(-1)), spans)
-    orders[begins] = np.where(heads & (lengths > 1), np.int8(-1), order)
+    of_tails = np.where(heads, order, np.int8(-1))
+    orders[begins[0] :] = np.repeat(of_tails, np.diff(begins, append=len(result)))
+    orders[begins] = order
     return orders
 
 

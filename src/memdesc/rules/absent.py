@@ -21,6 +21,10 @@ _BY_VMSTAT: Mapping[str, MemoryType] = {
     "nr_zspages": MemoryType.ZSMALLOC,
     "nr_unaccepted": MemoryType.UNACCEPTED,
 }
+"""Also those whose line is there exactly where the kernel was built to have the kind
+(`include/linux/mmzone.h:zone_stat_item`: CONFIG_ZSMALLOC, CONFIG_UNACCEPTED_MEMORY)."""
+_ALWAYS_THERE = "nr_free_pages"
+"""A line of every /proc/vmstat: where it is, the others were read as well."""
 
 
 def absent_types(
@@ -32,13 +36,18 @@ def absent_types(
     """Return the mask of types that cannot exist on this machine; 0 when nothing is known.
 
     `meminfo` in bytes, `vmstat` in the kernel's units, `cmdline` the kernel's command line
-    or None where it could not be read. A missing counter proves nothing. Guard pages need
+    or None where it could not be read. A missing line of meminfo proves nothing; one of vmstat
+    does, where vmstat itself was read. Guard pages need
     `debug_guardpage_minorder=` (mm/debug_page_alloc.c @7.2).
     """
     mask = 0
     for counters, table in ((meminfo, _BY_MEMINFO), (vmstat, _BY_VMSTAT)):
         for name, kind in table.items():
             if counters.get(name) == 0:
+                mask |= kind.bit
+    if _ALWAYS_THERE in vmstat:
+        for name, kind in _BY_VMSTAT.items():
+            if name not in vmstat:
                 mask |= kind.bit
     if cmdline is not None and "debug_guardpage_minorder" not in cmdline:
         mask |= MemoryType.GUARD.bit

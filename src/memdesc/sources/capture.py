@@ -207,6 +207,10 @@ class Capture:
         """The whole map in memory: about 14 bytes per extent."""
         return self._map(self._extents(progress), self.info.extents + len(self._regions))
 
+    @property
+    def pfn_end(self) -> int:
+        return self.info.pfn_end
+
     def parts(self, progress: Progress | None = None) -> Iterator[MemoryMap]:
         """The map in parts, without map counts and cgroups; memory for one part at a time."""
         table, machine = self.table, self.machine

@@ -129,10 +129,11 @@ def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
         values = {
             key: int(value)
             for key, value in re.findall(
-                r"(?m)^\s+(spanned|present|managed|start_pfn:)\s+([0-9]{1,20})$", block
+                r"(?m)^\s+(min|low|spanned|present|managed|start_pfn:)\s+([0-9]{1,20})$", block
             )
         }
         free = re.search(r"(?m)^\s+pages free\s+([0-9]{1,20})$", block)
+        kept = re.search(r"(?m)^\s+protection: \(([0-9, ]{1,200})\)$", block)
         if not values.get("present") or "start_pfn:" not in values:
             continue
         zones.append(
@@ -145,6 +146,9 @@ def parse_zoneinfo(text: str) -> tuple[Zone, ...]:
                 managed=values.get("managed", 0),
                 free=int(free[1]) if free else 0,
                 pcp=sum(int(n) for n in re.findall(r"(?m)^\s+count:\s+([0-9]{1,20})$", block)),
+                wmark_min=values.get("min", 0),
+                wmark_low=values.get("low", 0),
+                reserve=max((int(n) for n in kept[1].split(",")), default=0) if kept else 0,
             )
         )
     return tuple(zones)

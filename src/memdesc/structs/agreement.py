@@ -52,12 +52,14 @@ class Difference:
 
     def describe(self, release: KernelRelease) -> str:
         """One line: which flags only one of them shows, and how often."""
-        only_struct = flag_names(self.struct & ~self.proc, release)
-        only_proc = flag_names(self.proc & ~self.struct, release)
+
+        def words(flags: int) -> str:
+            return " ".join(flag_names(flags, release)) or "nothing"
+
         return (
-            f"{self.frames} frames, first {self.pfn:#x}: "
-            f"only struct page {only_struct}, only /proc {only_proc}, "
-            f"both {flag_names(self.proc & self.struct, release)}"
+            f"{self.frames} frames, first {self.pfn:#x}: both {words(self.proc & self.struct)}; "
+            f"only struct page {words(self.struct & ~self.proc)}; "
+            f"only /proc {words(self.proc & ~self.struct)}"
         )
 
 

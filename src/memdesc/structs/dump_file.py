@@ -144,7 +144,9 @@ class DumpFile:
         if machine != _EM_X86_64:
             name = _MACHINES.get(machine, f"ELF machine {machine}")
             raise LayoutError(
-                f"{self.path} is for {name}; memdesc reads dumps of x86-64", path=self.path
+                f"{self.path} is for {name}; memdesc reads dumps of x86-64",
+                path=self.path,
+                hint="drgn and crash read dumps of other architectures",
             )
         if kind != _ET_CORE:
             raise FormatError(
@@ -171,7 +173,7 @@ class DumpFile:
                 path=self.path,
                 hint="QEMU: dump-guest-memory with paging off writes a 64-bit file"
                 if ident[4] == 1
-                else "",
+                else "open it on a machine of its own kind; is it a kernel's dump at all?",
             )
         if count == _PN_XNUM:
             raw = os.pread(self.fd, _SECTION_HEADER.size, sections)

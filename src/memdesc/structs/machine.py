@@ -157,7 +157,16 @@ def _zone(zone: Object, node: Object, per_cpu: list[int]) -> Zone:
         managed=zone["managed_pages.counter"],
         free=max(0, zone[f"vm_stat[{free}].counter"]),
         pcp=_on_cpus(zone, per_cpu),
+        wmark_min=zone["_watermark[0]"],
+        wmark_low=zone["_watermark[1]"],
+        reserve=_reserve(zone),
     )
+
+
+def _reserve(zone: Object) -> int:
+    """The largest of `lowmem_reserve`: that against the highest zone."""
+    count = zone.kernel.member("zone", "lowmem_reserve").type.nr_elements
+    return max(0, *(int(zone[f"lowmem_reserve[{index}]"]) for index in range(count)))
 
 
 def _on_cpus(zone: Object, per_cpu: list[int]) -> int:

@@ -20,7 +20,7 @@ from memdesc.errors import VmError
 from memdesc.vm.boot_image import unpack_elf
 from memdesc.vm.host import cache_folder, locked, run_tool
 
-__all__ = ["SERIES", "Kernel", "Series", "cached", "fetch", "series_named"]
+__all__ = ["FURTHER", "SERIES", "Kernel", "Series", "cached", "fetch", "series_named"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,15 @@ class Series:
     """A kernel series and where Debian keeps it."""
 
     name: str
+    """"6.12", or "6.12-normal" for another flavour of a series that is there already."""
     meta_package: str
     suite: str
     flavour: str
+
+    @property
+    def number(self) -> str:
+        """The series without the flavour: what a release of it begins with."""
+        return self.name.partition("-")[0]
 
 
 SERIES: dict[str, Series] = {
@@ -42,7 +48,12 @@ SERIES: dict[str, Series] = {
         Series("7.2", "linux-image-cloud-amd64", "sid", "cloud"),
     )
 }
-"""The kernels that memdesc is checked on, by series."""
+"""The kernels that memdesc is checked on by its tests, by series."""
+
+FURTHER: dict[str, Series] = {
+    series.name: series for series in (Series("7.2-normal", "linux-image-amd64", "sid", "normal"),)
+}
+"""Kernels that `memdesc matrix --run --kernel NAME` checks and that no test boots."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,11 @@ class Kernel:
 
 def series_named(name: str) -> Series:
     """The series of that name. Raises VmError for an unknown one."""
-    try:
-        return SERIES[name]
-    except KeyError:
-        raise VmError(
-            f"unknown kernel: {name!r}", hint=f"the series are {', '.join(SERIES)}"
-        ) from None
+    found = SERIES.get(name) or FURTHER.get(name)
+    if found is None:
+        known = ", ".join((*SERIES, *FURTHER))
+        raise VmError(f"unknown kernel: {name!r}", hint=f"the kernels are {known}")
+    return found
 
 
 def cached(name: str) -> Kernel | None:
@@ -244,7 +254,7 @@ def _depends(package: str, apt: Sequence[str]) -> list[str]:
 def _image_package(series: Series, apt: Sequence[str]) -> str:
     """The package of today's release behind a meta package."""
     for name in _depends(series.meta_package, apt):
-        if name.startswith(f"linux-image-{series.name}."):
+        if name.startswith(f"linux-image-{series.number}."):
             return name
     raise VmError(
         f"{series.meta_package} no longer leads to a {series.name} kernel",

@@ -69,7 +69,7 @@ def compact(times: int = 1) -> dict[str, Any]:
 
 
 @only_in_guest("take memory offline")
-def offline(block: int, seconds: int = 6) -> dict[str, Any]:
+def offline(block: int, seconds: int = 12) -> dict[str, Any]:
     """Take a memory block offline; errno (0: done, EINTR: the kernel was still trying)."""
     before = _vmstat()
     _libc.klogctl(_SYSLOG_CLEAR, None, 0)
@@ -103,13 +103,12 @@ def huge_pages(*, compact_first: bool = False) -> dict[str, Any]:
     """Ask for hugetlb pages until there are no more, and go on asking for a while.
 
     After a compaction in vain the kernel defers the next ones (`mm/compaction.c:
-    defer_compaction` @6.1): it then refuses up to 64 times without trying.
+    defer_compaction` @6.1): it then refuses up to 64 times without trying.  With
+    `compact_first`, all memory is compacted before, and again when it has no more.
     """
-    if compact_first:
-        Path("/proc/sys/vm/compact_memory").write_text("1")
     before = _vmstat()
     path = Path("/proc/sys/vm/nr_hugepages")
-    counting = _Counting()
+    counting = _Counting(compact_first)
     while counting.goes_on():
         path.write_text(str(1 << 20))
         counting.have(int(path.read_text()))
@@ -117,23 +116,29 @@ def huge_pages(*, compact_first: bool = False) -> dict[str, Any]:
 
 
 @only_in_guest("allocate huge pages")
-def transparent(*, compact_first: bool = False) -> dict[str, Any]:
-    """Populate transparent huge pages one by one, and go on as `huge_pages` does."""
-    if compact_first:
-        Path("/proc/sys/vm/compact_memory").write_text("1")
+def transparent(*, compact_first: bool = False, effort: bool = True) -> dict[str, Any]:
+    """Populate transparent huge pages one by one, and go on as `huge_pages` does.
+
+    Without `effort` a fault takes what is free, and neither compacts nor reclaims.
+    """
+    if not effort:
+        Path("/sys/kernel/mm/transparent_hugepage/defrag").write_text("never")
     before = _vmstat()
-    span = 1 << 30
-    address = calls.aligned(span, HUGE)
-    calls.madvise(address, span, calls.MADV_HUGEPAGE)
+    span = 4 << 30
+    start = calls.aligned(span, HUGE)
+    calls.madvise(start, span, calls.MADV_HUGEPAGE)
     got = 0
-    counting = _Counting()
-    while counting.goes_on() and got < span // HUGE:
+    counting = _Counting(compact_first)
+    for address in range(start, start + span, HUGE):
+        if not counting.goes_on():
+            break
         calls.madvise(address, HUGE, _MADV_POPULATE_WRITE)
         frames = np.array(calls.page_frames(address, HUGE // PAGE))
         if frames[0] % 512 == 0 and bool(np.all(np.diff(frames) == 1)):
-            got, address = got + 1, address + HUGE
+            got += 1
         else:
-            calls.madvise(address, HUGE, calls.MADV_DONTNEED)
+            # Where base pages were once, there is a page table, and no huge page again.
+            calls.munmap(address, HUGE)
         counting.have(got)
     return {**counting.result(), "vmstat": _difference(before), "buddyinfo": _buddyinfo()}
 
@@ -141,7 +146,9 @@ def transparent(*, compact_first: bool = False) -> dict[str, Any]:
 class _Counting:
     """Huge pages after each attempt; it goes on until many in a row were in vain."""
 
-    def __init__(self) -> None:
+    def __init__(self, compacts: bool) -> None:
+        self.compacts = compacts
+        self._compact()
         self.counts: list[list[float]] = []
         self.began = self.grew = time.monotonic()
         self.in_vain = self.most = 0
@@ -156,6 +163,11 @@ class _Counting:
         if self.in_vain % _PAUSE_AFTER == 0:
             # Blocks that compaction skipped are looked at again once kswapd has slept.
             time.sleep(_PAUSE_SECONDS)
+            self._compact()
+
+    def _compact(self) -> None:
+        if self.compacts:
+            Path("/proc/sys/vm/compact_memory").write_text("1")
 
     def goes_on(self) -> bool:
         waited = time.monotonic() - self.grew
@@ -186,9 +198,9 @@ def check_numbers(pid: int, address: int, pages: int, step: int = 5) -> dict[str
 # --- helpers -----------------------------------------------------------------------------
 
 _MADV_POPULATE_WRITE = 23
-_PATIENCE = 70
-_PATIENCE_SECONDS = 15.0
-_PAUSE_AFTER, _PAUSE_SECONDS = 8, 0.3
+_PATIENCE = 130
+_PATIENCE_SECONDS = 6.0
+_PAUSE_AFTER, _PAUSE_SECONDS = 16, 0.25
 _COUNTED = ("compact_", "pgmigrate_", "drop_", "pgsteal_", "pgscan_", "htlb_", "thp_fault", "oom")
 
 
