@@ -303,7 +303,7 @@ _ANYTHING = TypeSet.from_iterable(MemoryType).mask
 _NOBODYS_CORE = TypeSet.of(MemoryType.DRIVER, MemoryType.EXACT_ALLOC, MemoryType.RAM_DISK).mask
 _NOBODYS_ALL = (
     KERNEL_UNKNOWN | TypeSet.of(MemoryType.MOVABLE_OPS, MemoryType.LARGE_KMALLOC)
-).mask & ~TypeSet.of(MemoryType.KERNEL_STACK, MemoryType.FREE_PCP).mask
+).mask & ~MemoryType.FREE_PCP.bit
 _BLOCKS_CORE = TypeSet.of(MemoryType.PAGE_FRAG, MemoryType.DRIVER).mask
 _BLOCKS_ALL = TypeSet.of(
     MemoryType.PAGE_FRAG, MemoryType.DRIVER, MemoryType.LARGE_KMALLOC, MemoryType.PAGE_TABLE
@@ -311,7 +311,11 @@ _BLOCKS_ALL = TypeSet.of(
 
 _FAMILIES: tuple[_Family, ...] = (
     _Family("not readable: any type", _ANYTHING, _ANYTHING),
-    _Family("kernel or per-CPU free, kind not visible", _KERNEL_CORE, _KERNEL_ALL),
+    _Family(
+        "kernel or per-CPU free, kind not visible",
+        _KERNEL_CORE | MemoryType.FREE_PCP.bit,
+        _KERNEL_ALL,
+    ),
     _Family("kernel, hole or device, not visible", _KERNEL_CORE, _KERNEL_ALL | NOT_BACKED.mask),
     _Family("kernel or in flight, kind not visible", _KERNEL_CORE, _KERNEL_ALL | _IN_FLIGHT),
     _Family("kernel compound, kind not visible", _COMPOUND_CORE, _COMPOUND_ALL),

@@ -22,6 +22,12 @@ CALLS: list[list[str]] = [
     ["who", "--files"],
     ["who", "--charged"],
     ["who", "--pid", "1"],
+    ["failure"],
+    *(["failure", "--by", by] for by in ("zone", "cgroup", "process", "file", "range")),
+    ["failure", "0x8100", "0x14000"],
+    ["move", "0x8100", "zone:DMA32", "block:1", "0x1000-0x2000"],
+    ["blocks"],
+    ["blocks", "--size", "1G", "--without", "slab", "--without", "0x8100"],
     ["diff", SOURCE, SOURCE],
     ["doctor"],
     ["doctor", "--flags"],
@@ -29,9 +35,6 @@ CALLS: list[list[str]] = [
     ["vm", "list"],
     ["matrix"],
     ["matrix", "--kernel", "6.12", "--source", "vmcore"],
-    ["move", "0x8100"],
-    ["blocks"],
-    ["failure"],
 ]
 
 

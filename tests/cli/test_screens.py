@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
 import pytest
 
 from memdesc import types
@@ -94,3 +102,65 @@ def test_a_column_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_words_of_a_union_name_one() -> None:
     assert {family.label for family in types._FAMILIES} == set(UNION_WORDS)
     assert all(len(words) <= 68 for words in UNION_WORDS.values())
+
+
+COMMANDS = [
+    ["failure"],
+    ["failure", "--by", "zone"],
+    ["failure", "--by", "process"],
+    ["failure", "--by", "file"],
+    ["failure", "--by", "range"],
+    ["failure", "0x14000", "0x8100"],
+    ["move", "zone:DMA32"],
+    ["blocks", "--without", "slab"],
+]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_rows_fit_the_width(
+    words: list[str],
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    main([*words, "--source", "bundled:debian-7.2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("words", [w for w in COMMANDS if "0x8100" not in w], ids=" ".join)
+def test_a_terminal_of_24_lines_is_enough(words: list[str]) -> None:
+    """Run on a real terminal of 24 lines: nothing scrolls away before the prompt."""
+    lines = on_terminal([*words, "--source", "bundled:debian-7.2"], rows=24, columns=80)
+    assert 2 <= len(lines) <= 23
+
+
+def on_terminal(words: list[str], *, rows: int, columns: int) -> list[str]:
+    """What `memdesc WORDS` prints on a terminal of that size."""
+    main_end, other_end = pty.openpty()
+    try:
+        fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")
+        }
+        child = subprocess.Popen(
+            [sys.executable, "-m", "memdesc", *words],
+            stdout=other_end,
+            stderr=subprocess.DEVNULL,
+            stdin=other_end,
+            env={**environment, "TERM": "xterm", "NO_COLOR": "1"},
+        )
+    finally:
+        os.close(other_end)
+    text = b""
+    try:
+        while piece := os.read(main_end, 1 << 16):
+            text += piece
+    except OSError:  # the other end is closed: all has been read
+        pass
+    finally:
+        os.close(main_end)
+        child.wait(timeout=60)
+    return text.decode().splitlines()

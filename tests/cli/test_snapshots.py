@@ -66,6 +66,45 @@ def test_who(
     assert shown(capsys, "who", *view, "--source", "bundled:debian-6.1") == snapshot
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_failure(
+    kernel: str, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
+    assert shown(capsys, "failure", "--source", f"bundled:{kernel}") == snapshot
+
+
+@pytest.mark.parametrize("by", ["zone", "cgroup", "process", "file", "range"])
+def test_failure_split(
+    by: str, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
+    assert shown(capsys, "failure", "--by", by, "--source", "bundled:debian-6.12") == snapshot
+
+
+def test_failure_of_pages(capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion) -> None:
+    places = ["0x1000", "0x8100", "0x14000", "0x26000"]
+    assert shown(capsys, "failure", *places, "--source", "bundled:debian-7.2") == snapshot
+
+
+def test_move(capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion) -> None:
+    places = ["0x8100", "block:1", "zone:DMA", "0x14000-0x14800"]
+    assert shown(capsys, "move", *places, "--source", "bundled:debian-6.12") == snapshot
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_blocks(
+    kernel: str, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
+    assert shown(capsys, "blocks", "--source", f"bundled:{kernel}") == snapshot
+
+
+@pytest.mark.parametrize("without", ["slab", "process:112", "0x4000"])
+def test_blocks_without(
+    without: str, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
+    words = ["blocks", "--without", without, "--source", "bundled:debian-6.1"]
+    assert shown(capsys, *words) == snapshot
+
+
 def test_diff(capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion) -> None:
     assert shown(capsys, "diff", "bundled:debian-6.12", "bundled:debian-7.2") == snapshot
 
@@ -86,6 +125,9 @@ JSON = [
     ["who", "--json"],
     ["who", "--files", "--json"],
     ["who", "0x8100", "--json"],
+    ["failure", "--json"],
+    ["move", "0x14000", "--json"],
+    ["blocks", "--json"],
 ]
 
 

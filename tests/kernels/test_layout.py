@@ -113,3 +113,11 @@ def test_the_running_kernel_is_known() -> None:
     assert PageType.BUDDY in (
         layout.types.flags if isinstance(layout.types, ActiveLowTypes) else layout.types.codes
     )
+
+
+def test_the_magic_of_page_pools_may_be_left_in_the_overlay_alone() -> None:
+    types = DictTypes.of("7.2")
+    del types.structs["page"]["pp_magic"]
+    assert PageLayout.probe(types).pp_magic is None
+    types.structs["netmem_desc"] = {"pp_magic": (8, 8)}
+    assert PageLayout.probe(types).pp_magic == 8

@@ -464,3 +464,28 @@ def test_a_failing_attribution_is_a_reason(known: MemoryMap) -> None:
     again = dataclasses.replace(data, processes=Absent("changed"))
     assert "Changed" not in render(again).decode()
     assert "changed" in render(again).decode()
+
+
+def test_the_odds_are_those_of_failure(known: MemoryMap, page: Page) -> None:
+    from memdesc.answers.failure import failure
+
+    shown = {row["data-consequence"] for row in page.all("tr") if "data-consequence" in row}
+    assert shown == {odds.consequence.name.lower() for odds in failure(known).odds}
+
+
+def test_the_blocks_are_those_of_blocks(known: MemoryMap, page: Page) -> None:
+    from memdesc.answers.blocks import blocks
+
+    answer = blocks(known)
+    row = page.text.split('data-state="free now"')[1].split("</tr>")[0]
+    assert f">{int(answer.is_free.sum())}<" in row
+    assert int(answer.is_free.sum()) == 8
+    assert "slab" in page.text.split('class="blockers"')[1].split("</table>")[0]
+
+
+def test_every_zone_says_what_stays(known: MemoryMap, page: Page) -> None:
+    shown = [row["data-zone"] for row in page.all("tr") if "data-zone" in row]
+    assert shown == [zone.name for zone in known.machine.zones if zone.present]
+    row = page.text.split('data-zone="Normal"')[1].split("</tr>")[0]
+    assert "slab" in row
+    assert size((4096 // 2 - 4) * 4096) in row

@@ -34,7 +34,9 @@ def test_the_rule_moves_what_the_type_table_says_moves(kind: MemoryType, series:
     by = TYPE_TABLE[kind].movable.value
     moved = set()
     for marks, extra, rule in product(
-        product((False, True), repeat=len(_FLAGS)), (None, False, True), (by_compaction, by_offlining)
+        product((False, True), repeat=len(_FLAGS)),
+        (None, False, True),
+        (by_compaction, by_offlining),
     ):
         word = KPF(0)
         for flag, is_set in zip(_FLAGS, marks, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -215,3 +217,27 @@ def test_every_signature_has_an_answer(signature: int, series: str, walked: bool
     verdict = judge(PageState.unpack(signature), about)
     assert len(verdict.types) >= 1
     assert RULES[verdict.rule.name] is verdict.rule
+
+
+def test_a_movable_balloon_page_is_told_by_the_flag_that_this_kernel_has() -> None:
+    about = known("7.2")
+    flags = {**about.layout.flag_bits, "movable_ops": about.layout.flag_bits["uptodate"]}
+    marked = replace(about, layout=replace(about.layout, flag_bits=flags))
+    offline = typed(TypeCode.OFFLINE)
+    assert of(offline, "uptodate", about=marked).types.only is T.BALLOON
+    assert T.OFFLINE in of(offline, about=marked).types
+    assert T.OFFLINE in of(offline, "uptodate", about=about).types
+
+
+def test_the_later_frames_of_a_stack_without_vmalloc_count_no_references() -> None:
+    """CONFIG_VMAP_STACK=n. On a live machine the frame may have been given back since."""
+    bare = walk(T.KERNEL_STACK) | SIG_REFCOUNT_0
+    assert of(bare, about=known(walked=WALKED)).types.only is T.KERNEL_STACK
+    assert T.FREE_PCP in of(bare, about=known(walked=WALKED, is_live=True)).types
+
+
+def test_a_page_pool_is_ruled_out_only_where_its_pages_would_show() -> None:
+    about = known("7.2")
+    blind = replace(about, layout=replace(about.layout, pp_magic=None))
+    assert T.NET_POOL not in of(0, about=about).types
+    assert T.NET_POOL in of(0, about=blind).types

@@ -278,3 +278,18 @@ class TestFinding:
         for find in (bases.page_offset_base, bases.vmemmap_base):
             with pytest.raises(LayoutError, match="a dump begins is not known"):
                 find(kernel)
+
+    def test_a_guest_that_has_not_accepted_all_its_memory_is_not_searched(self, tmp_path):
+        (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nUnaccepted:    2097152 kB\n")
+        with pytest.raises(LayoutError, match="2048 MiB of this guest's memory") as caught:
+            bases.live_direct_map(None, proc=tmp_path)  # memory is not even asked
+        assert "page_offset_base" in caught.value.hint
+
+    @pytest.mark.parametrize("bit", [47, 51])
+    def test_page_tables_of_encrypted_memory_are_followed(self, bit):
+        machine = self.machine(4, 0xFFFF888000000000, 0xFFFFEA0000000000)
+        plain = list(mapped_gib(machine, machine.direct_map + machine.pgd, machine.direct_map))
+        for table in machine._tables.values():
+            table.update({number: entry | 1 << bit for number, entry in table.items()})
+        found = list(mapped_gib(machine, machine.direct_map + machine.pgd, machine.direct_map))
+        assert found == plain

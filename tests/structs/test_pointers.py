@@ -18,6 +18,8 @@ FUNCTIONS = {
     "secretmem_migrate_folio": CODE,
     "ext4_read_folio": CODE + 16,
     "zs_page_isolate": CODE + 32,
+    "noop_dirty_folio": CODE + 48,
+    "kvm_gmem_migrate_folio": CODE + 64,
 }
 REGULAR, CHARACTER_DEVICE = 0o100644, 0o020600
 
@@ -122,6 +124,24 @@ def test_a_mapping_of_a_device_or_of_files_without_names_is_a_driver_s(
     heap = Heap()
     mapping = heap.mapping(mode=mode, file_system=file_system)
     assert heap.pointers.identities(u64(mapping)).tolist() == [Identity.DRIVER]
+
+
+def test_guest_memory_among_the_files_without_names_is_not_a_driver_s() -> None:
+    """guest_memfd's inodes lie in anon_inodefs; a dump does not name the functions of kvm.ko."""
+    heap = Heap()
+    found = [
+        heap.mapping(mode=0o600, file_system="anon_inodefs", migrate=function)
+        for function in (
+            FUNCTIONS["kvm_gmem_migrate_folio"],
+            0xFFFFFFFFC0100000,
+            FUNCTIONS["noop_dirty_folio"],
+        )
+    ]
+    assert heap.pointers.identities(u64(*found)).tolist() == [
+        Identity.GUEST_MEMFD,
+        Identity.NOT_RESOLVED,
+        Identity.DRIVER,
+    ]
 
 
 class TestCgroups:

@@ -238,7 +238,9 @@ class _Counter:
         frames = np.ascontiguousarray(counted[:, :4])
         zones = self._zones_of(first, blocks)
         whole = (frames.sum(axis=1) == self.nr_pages) & (zones != -2)
-        huge = whole & self._huge(part, first, table[:, 1].sum(axis=1))
+        # What was taken to be gone keeps its marks, and fills no block any more.
+        huge = whole & (frames[:, FREE] < self.nr_pages)
+        huge &= self._huge(part, first, table[:, 1].sum(axis=1))
         plain = column & np.uint8(_TAIL - 1)
         ways = np.flatnonzero((plain == MAYBE) | (plain == BLOCKING))
         ways = ways[(whole & ~huge)[block[ways]]]
@@ -279,6 +281,7 @@ class _Counter:
     def _column_of_extent(self, part: MemoryMap) -> NDArray[np.uint8]:
         """uint8[extents]: what each counts as, and `_TAIL` for those that begin no folio."""
         facts = facts_of_folios(part)
+        column: NDArray[np.uint8]
         if part.references is None:
             column = self._columns[0].take(facts)
         else:

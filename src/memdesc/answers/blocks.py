@@ -160,6 +160,7 @@ class Blocks:
                 "now": self.supply.now,
                 "compacted_min": self.supply.compacted_min,
                 "compacted_max": self.supply.compacted_max,
+                "reclaimed_min": self.supply.reclaimed_min,
                 "reclaimed_max": self.supply.reclaimed_max,
             },
             "without": list(self.without),
@@ -227,8 +228,7 @@ def gained_json(answer: Blocks, plain: Blocks) -> dict[str, int]:
     return {
         "blocks_free_gained": int(answer.is_free.sum() - plain.is_free.sum()),
         "blocks_unblocked": int(plain.is_blocked.sum() - answer.is_blocked.sum()),
-        "blocks_after_compaction_gained": answer.supply.compacted_min
-        - plain.supply.compacted_min,
+        "blocks_after_compaction_gained": answer.supply.compacted_min - plain.supply.compacted_min,
     }
 
 
@@ -241,8 +241,11 @@ def _blockers(counts: BlockCounts) -> tuple[Blocker, ...]:
         Blocker(
             counts.names.text(code),
             counts.names.kind(code),
-            *counts.by_name[code, :4].tolist(),
-            certain=bool(counts.by_name[code, 4]),
+            int(counts.by_name[code, 0]),
+            int(counts.by_name[code, 1]),
+            int(counts.by_name[code, 2]),
+            int(counts.by_name[code, 3]),
+            bool(counts.by_name[code, 4]),
         )
         for code in np.flatnonzero(counts.by_name[:, 0]).tolist()
     ]

@@ -146,7 +146,7 @@ def _pagemap(root: Path) -> Check:
             name,
             "limited",
             False,
-            f"{hidden} processes cannot be read",
+            f"{hidden} {'process' if hidden == 1 else 'processes'} cannot be read",
             costs,
             "CAP_SYS_PTRACE; a sandbox or security module may still refuse some",
         )

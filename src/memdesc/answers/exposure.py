@@ -198,8 +198,10 @@ def failure_by_file(usage: Usage) -> Exposure:
             vmas.names[name],
             device,
             inode,
-            *(column[index] for column in sums),
-            processes=int(users[index]),
+            sums[0][index],
+            sums[1][index],
+            sums[2][index],
+            int(users[index]),
         )
         for (device, inode, name), index in code_of.items()
         if cached[index]
@@ -236,9 +238,7 @@ def failure_by_range(
         frames = int(sums[index].sum())
         if frames:
             rows.append(
-                RangeExposure(
-                    index << shift, (index + 1) << shift, frames, ends.odds(sums[index])
-                )
+                RangeExposure(index << shift, (index + 1) << shift, frames, ends.odds(sums[index]))
             )
     worst = Consequence.MACHINE_LOST
     rows.sort(key=lambda row: (-row.frames_max(worst), row.pfn_start))
@@ -335,9 +335,9 @@ def _unmapped(
     is_cache = _is_cache(result.table)
     pages = result.nr_pages.astype(np.float64)
     distinct = np.unique(mapped)
-    seen = np.bincount(
-        usage.extent[distinct], usage.nr_pages[distinct], minlength=len(result) + 1
-    )[: len(result)]
+    seen = np.bincount(usage.extent[distinct], usage.nr_pages[distinct], minlength=len(result) + 1)[
+        : len(result)
+    ]
     left = (pages - seen) * is_cache[result.facts]
     cells = _cells(result)
     total, low, high = (
@@ -353,9 +353,7 @@ def _is_cache(table: FactTable) -> NDArray[np.bool_]:
     return found & ~table.with_flags(KPF.BUDDY | KPF.ANON)
 
 
-def _users(
-    file: NDArray[np.int64], process: NDArray[np.uint32], files: int
-) -> NDArray[np.int64]:
+def _users(file: NDArray[np.int64], process: NDArray[np.uint32], files: int) -> NDArray[np.int64]:
     """int64[files]: distinct processes."""
     width = int(process.max(initial=0)) + 1
     pairs = np.unique(file * width + process)

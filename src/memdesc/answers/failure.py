@@ -272,9 +272,7 @@ def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge) -> list[Ruling
     ]
 
 
-_SWAPPABLE = TypeSet.of(
-    MemoryType.ANON, MemoryType.KSM, MemoryType.SWAP_CACHE, MemoryType.SHMEM
-)
+_SWAPPABLE = TypeSet.of(MemoryType.ANON, MemoryType.KSM, MemoryType.SWAP_CACHE, MemoryType.SHMEM)
 
 
 def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int, int]]:

@@ -8,17 +8,19 @@ would stop it, before anybody tries.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memdesc.answers.failure import knowledge_of
 from memdesc.errors import QuestionError
 from memdesc.map.extents import MemoryMap
 from memdesc.map.machine import Machine
 from memdesc.map.parts import facts_of_folios, orders_of, parts_of
+from memdesc.map.threads import in_order, thread_count
 from memdesc.rules.classify import Backing
 from memdesc.rules.move import MoveOutcome, by_compaction, by_offlining
 from memdesc.rules.subject import Asker, Ruling
@@ -96,15 +98,24 @@ def move(result: MemoryMap | Iterable[MemoryMap], pages: PfnRange, name: str = "
     parts = parts_of(result) if isinstance(result, MemoryMap) else result
     count: _Count | None = None
     reached = 0
-    for part in parts:
-        reached = part.pfn_end
-        if part.pfn_end <= pages.pfn_start:
-            continue
-        if count is None:
-            count = _Count(part)
-        count.add(part, pages)
-        if part.pfn_end >= pages.pfn_end:
-            break
+
+    def wanted() -> Iterator[MemoryMap]:
+        nonlocal count, reached
+        for part in parts:
+            reached = part.pfn_end
+            if part.pfn_end > pages.pfn_start:
+                count = count or _Count(part)
+                yield part
+            if part.pfn_end >= pages.pfn_end:
+                return
+
+    def look(part: MemoryMap) -> _Cells:
+        assert count is not None
+        return count.cells(part, pages)
+
+    for cells in in_order(wanted(), look, threads=min(2, thread_count())):
+        assert count is not None
+        count.add(cells)
     if count is None or pages.pfn_start >= pages.pfn_end or pages.pfn_end > reached:
         raise QuestionError(f"frames {pages} are not all in the map, which ends at {reached:#x}")
     rows = count.rows()
@@ -179,6 +190,17 @@ def move_json(ruling: Ruling[MoveOutcome]) -> dict[str, Any]:
 # --- helpers -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """What one part adds: frames by cell, and where its extents are."""
+
+    found: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    absent: int
+    cells: NDArray[np.integer]
+    starts: NDArray[np.int64]
+
+
 class _Count:
     """Frames by fact, order, references and owner: what the rules are asked about."""
 
@@ -193,34 +215,41 @@ class _Count:
         )
         self._found: dict[int, list[int]] = {}
 
-    def add(self, part: MemoryMap, pages: PfnRange) -> None:
-        """Add the frames of `part` that lie in `pages`."""
+    def cells(self, part: MemoryMap, pages: PfnRange) -> _Cells:
+        """Count the frames of `part` that lie in `pages`; any thread may call it."""
         starts = part.pfn_starts.astype(np.int64)
-        low = np.maximum(starts, pages.pfn_start)
-        sizes = np.minimum(np.append(starts[1:], part.pfn_end), pages.pfn_end) - low
-        cells = facts_of_folios(part).astype(np.int64) * _CELLS
-        cells += (orders_of(part).astype(np.int64) + 1) * 3
+        sizes = part.nr_pages
+        if part.pfn_start < pages.pfn_start or part.pfn_end > pages.pfn_end:
+            ends = np.minimum(starts + sizes, pages.pfn_end)
+            starts = np.maximum(starts, pages.pfn_start)
+            sizes = np.maximum(ends - starts, 0)
+        cells = facts_of_folios(part).astype(np.int32) * np.int32(_CELLS)
+        cells += (orders_of(part) + np.int8(1)) * np.int8(3)
         if part.references is not None:
-            cells += part.references.astype(np.int64) + 1
+            cells += part.references + np.int8(1)
         if part.owners is not None:
-            cells += part.owners.astype(np.int64) * len(self.table) * _CELLS
-        inside = sizes > 0
-        there = inside & self._is_ram[part.region_of_extent] & ~self._is_hole[part.facts]
-        self.absent += int(sizes[inside & ~there].sum())
-        cells, low, sizes = cells[there], low[there], sizes[there]
+            cells = cells + part.owners.astype(np.int64) * (len(self.table) * _CELLS)
+        there = self._is_ram[part.region_of_extent] & ~self._is_hole[part.facts]
+        absent = int(sizes[~there].sum())
+        there &= sizes > 0
+        if not there.all():
+            cells, starts, sizes = cells[there], starts[there], sizes[there]
         if part.owners is None:
-            size = len(self.table) * _CELLS
-            sums = np.bincount(cells, sizes, minlength=size)
-            first = np.empty(size, np.int64)
-            first[cells[::-1]] = low[::-1]
+            sums = np.bincount(cells, sizes)
             found = np.flatnonzero(sums)
-            sums, first = sums[found], first[found]
-        else:
-            found, at, place = np.unique(cells, return_index=True, return_inverse=True)
-            sums, first = np.bincount(place.ravel(), sizes, minlength=found.size), low[at]
-        for cell, frames, pfn in zip(found.tolist(), sums.tolist(), first.tolist(), strict=True):
-            total = self._found.setdefault(cell, [0, pfn])
-            total[0] += int(frames)
+            return _Cells(found, sums[found].astype(np.int64), absent, cells, starts)
+        found, place = np.unique(cells, return_inverse=True)
+        sums = np.bincount(place.ravel(), sizes, minlength=found.size)
+        return _Cells(found, sums.astype(np.int64), absent, cells, starts)
+
+    def add(self, part: _Cells) -> None:
+        """Add what `cells` counted; parts in order."""
+        self.absent += part.absent
+        for cell, frames in zip(part.found.tolist(), part.frames.tolist(), strict=True):
+            if cell not in self._found:
+                first = int(part.starts[int(np.argmax(part.cells == cell))])
+                self._found[cell] = [0, first]
+            self._found[cell][0] += frames
 
     def rows(self) -> list[MovementRow]:
         """Equal answers about one type and owner joined."""

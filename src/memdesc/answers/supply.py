@@ -14,8 +14,13 @@ What limits the number in a zone, and how it is counted here (all in `mm/page_al
   `compact_gap`), so it ends with less than one block above `low` plus one: what lies between
   that and `min` may be had or not.
 - *Per-CPU lists.* Frames on them count as room at most; they are drained only in need.
-- *Page cache.* An allocation that goes on asking (the hugetlb pool) has clean page cache
-  dropped, a page fault at most a part of it; slab caches are left out here.
+- *Page cache.* Those who go on asking have clean page cache dropped: at least the inactive half
+  of it (`inactive_list_is_low` keeps the lists at 1:1 below 1 GiB), at most all.  Slab caches
+  are left out here.
+
+A single request may get less, and a few in a row: after a compaction in vain the next ones are
+deferred, and blocks that were looked at are skipped for a while (`defer_compaction`,
+`__reset_isolation_suitable`).
 
 `memdesc.checks.moves` compares these numbers with those of real kernels.
 """
@@ -48,8 +53,10 @@ class Supply:
     moves, and all marks kept."""
     compacted_max: int
     """What is had at most without dropping page cache."""
+    reclaimed_min: int
+    """What those have at least who go on asking: with half of the clean page cache dropped."""
     reclaimed_max: int
-    """And with clean page cache dropped, as an allocation under pressure does."""
+    """And at most: with all of it dropped, and down to the last mark."""
 
 
 def supply_of(counts: BlockCounts, zones: Sequence[Zone]) -> Supply:
@@ -57,19 +64,21 @@ def supply_of(counts: BlockCounts, zones: Sequence[Zone]) -> Supply:
 
     Where the marks of a zone are not visible they count as 0.
     """
-    now = least = most = reclaimed = 0
+    now = least = most = asked = reclaimed = 0
     for number in np.unique(counts.zones[counts.zones >= -1]).tolist():
         zone = zones[number] if number >= 0 else None
         part = _Part.of(counts, counts.zones == number, zone)
         now += part.now
-        least += part.at_least()
-        most += part.at_most(drop=False)
-        reclaimed += part.at_most(drop=True)
-    return Supply(now, least, max(least, most), max(least, most, reclaimed))
+        least += part.at_least(0)
+        asked += part.at_least(_DROPPED)
+        most += part.at_most(0)
+        reclaimed += part.at_most(1)
+    return Supply(now, least, most, asked, reclaimed)
 
 
 # --- helpers -----------------------------------------------------------------------------
 
+_DROPPED: Final = 0.5
 _GAP_BLOCKS: Final = 1
 """Blocks above `low` that may be left when compaction is not begun any more (`compact_gap` is
 two, of which the last one that was made has been taken)."""
@@ -83,7 +92,8 @@ class _Part:
     frames: Ints
     droppable: Ints
     free: int
-    """Free frames of the whole zone, also outside whole blocks."""
+    """Free frames of the whole zone; its own counter knows also those in blocks that it
+    shares with another zone or a hole."""
     cache: int
     on_lists: int
     """Of the free ones, those on per-CPU lists."""
@@ -96,11 +106,12 @@ class _Part:
     def of(cls, counts: BlockCounts, mine: NDArray[np.bool_], zone: Zone | None) -> _Part:
         usable = mine & counts.whole & ~counts.huge
         kept = (zone.wmark_min, zone.wmark_low, zone.reserve) if zone else (0, 0, 0)
+        counted = zone.free + zone.pcp if zone else 0
         return cls(
             counts.nr_pages,
             counts.frames[usable],
             counts.droppable[usable],
-            int(counts.frames[mine, FREE].sum()),
+            max(int(counts.frames[mine, FREE].sum()), counted),
             int(counts.droppable[mine].sum()),
             zone.pcp if zone else 0,
             kept[0] + kept[2],
@@ -113,21 +124,25 @@ class _Part:
         blocks = int((self.frames[:, FREE] == self.size).sum())
         return max(0, min(blocks, (self.free - self.on_lists - self.hard) // self.size))
 
-    def at_least(self) -> int:
-        """With what certainly moves, all marks kept and the lists full."""
+    def at_least(self, dropped: float) -> int:
+        """With what certainly moves, all marks kept and the lists full; `dropped` is the share
+        of clean page cache that is gone."""
         usable = self.frames[:, BLOCKING] + self.frames[:, MAYBE] == 0
-        blocks = _packed(self.frames[:, FREE], self.frames[:, MOVABLE], usable)
-        room = (self.free - self.on_lists - self.soft) // self.size
-        return max(self.now, min(blocks, room))
+        free, moving = self._after(dropped, self.frames[:, MOVABLE])
+        room = self.free - self.on_lists - self.soft + int(self.cache * dropped)
+        return max(self.now, min(_packed(free, moving, usable), room // self.size))
 
-    def at_most(self, *, drop: bool) -> int:
+    def at_most(self, dropped: float) -> int:
         """With what perhaps moves, and down to the last mark."""
-        free = self.frames[:, FREE]
-        moving = self.frames[:, MOVABLE] + self.frames[:, MAYBE]
-        gone = np.minimum(self.droppable, moving) if drop else np.zeros_like(moving)
-        blocks = _packed(free + gone, moving - gone, self.frames[:, BLOCKING] == 0)
-        room = (self.free + (self.cache if drop else 0) - self.hard) // self.size
-        return max(self.now, min(blocks, room))
+        usable = self.frames[:, BLOCKING] == 0
+        free, moving = self._after(dropped, self.frames[:, MOVABLE] + self.frames[:, MAYBE])
+        room = self.free - self.hard + int(self.cache * dropped)
+        return max(self.now, min(_packed(free, moving, usable), room // self.size))
+
+    def _after(self, dropped: float, moving: Ints) -> tuple[Ints, Ints]:
+        """Free and movable frames per block, with a share of the cache gone."""
+        gone = np.minimum((self.droppable * dropped).astype(np.int64), moving)
+        return self.frames[:, FREE] + gone, moving - gone
 
 
 def _packed(free: Ints, moving: Ints, usable: NDArray[np.bool_]) -> int:

@@ -1,10 +1,10 @@
 """What if these pages were gone? Words of people turned into frames and types.
 
-    slab, page_table     a type of `memdesc ledger`
-    dentry, tmpfs        an owner of `memdesc ledger --by owner`: a slab cache, a caller, ...
-    process:1234         what this process alone has: its memory, its page tables, its stacks
-    0x1234               the page at this frame, with its whole folio
-    pins                 what only a reference holds in place: pins, pipes, io_uring
+slab, page_table     a type of `memdesc ledger`
+dentry, tmpfs        an owner of `memdesc ledger --by owner`: a slab cache, a caller, ...
+process:1234         what this process alone has: its memory, its page tables, its stacks
+0x1234               the page at this frame, with its whole folio
+pins                 what only a reference holds in place: pins, pipes, io_uring
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.answers.blocks import blocks
+from memdesc.answers.blocks import Supply, blocks
 from memdesc.checks.fragment import Moment
 from memdesc.errors import FormatError
 from memdesc.kernels.release import KernelRelease
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 SCHEMA = "memdesc-got/1"
+_HEAD = ("series", "release", "package", "date", "how")
 FOLDER = Path(__file__).parent / "data"
 
 
@@ -81,7 +82,7 @@ class BlocksRun:
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"schema": SCHEMA}
-        for name in ("series", "release", "package", "date", "how"):
+        for name in _HEAD:
             value[name] = getattr(self, name)
         value["guests"] = [guest.to_json() for guest in self.guests]
         return value
@@ -93,8 +94,8 @@ class BlocksRun:
             if value["schema"] != SCHEMA:
                 raise FormatError(f"{path or 'this'} is of another schema: {value['schema']!r}")
             return cls(
-                *(str(value[name]) for name in ("series", "release", "package", "date", "how")),
-                tuple(Fragmented.from_json(guest, path=path) for guest in value["guests"]),
+                **{name: str(value[name]) for name in _HEAD},
+                guests=tuple(Fragmented.from_json(guest, path=path) for guest in value["guests"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, lzma.LZMAError) as error:
             raise FormatError(f"{path or 'this'} is no record of blocks: {error!r}") from error
@@ -120,6 +121,15 @@ class Comparison:
     def share(self) -> float:
         """Width of the range as a share of the guest's blocks."""
         return (self.highest - self.lowest) / self.blocks
+
+
+def compare(guest: Fragmented) -> list[Comparison]:
+    """The range that `blocks` gives for each way of asking, beside what the kernel gave."""
+    answer = blocks(guest.map)
+    return [
+        Comparison(guest.program, way, answer.pfn_starts.size, *_range(way, answer.supply), got)
+        for way, got in guest.got.items()
+    ]
 
 
 def fragmented_of(moment: Moment) -> Fragmented:
@@ -148,6 +158,17 @@ def recorded_blocks(folder: Path = FOLDER) -> list[BlocksRun]:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _range(way: str, supply: Supply) -> tuple[int, int]:
+    """What is promised to those who ask in this way."""
+    if way == "free blocks":
+        return max(0, supply.now - _OWN_BLOCKS), supply.now
+    return supply.reclaimed_min, supply.reclaimed_max
+
+
+_OWN_BLOCKS = 3
+"""What the asking program itself may break up: its own memory, a few MiB."""
 
 
 def _machine_json(machine: Machine) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from memdesc.checks.fragment_blocks import BlocksRun, fragmented_of, write_blocks
+from memdesc.answers.move import move
 from memdesc.checks.fragment import MACHINE, WAYS, Tell, fragment
+from memdesc.checks.fragment_blocks import BlocksRun, fragmented_of, write_blocks
 from memdesc.checks.moves_record import (
     SOURCES,
     Kind,
@@ -36,12 +37,14 @@ from memdesc.checks.moves_record import (
     write_moves,
 )
 from memdesc.errors import MemdescError
+from memdesc.map.extents import MemoryMap
 from memdesc.rules.move import MovedBy, MoveOutcome, by_compaction, by_offlining
 from memdesc.rules.subject import Knowledge, Ruling, merged
+from memdesc.types import Pfn, PfnRange
 from memdesc.vm.kernels import SERIES
 from memdesc.vm.workload.fragment import PROGRAMS
 
-__all__ = ["Claim", "Judgement", "claim_of", "judge", "main", "run_kernel"]
+__all__ = ["Claim", "Judgement", "claim_of", "judge", "main", "run_kernel", "verdict_of_block"]
 
 
 class Claim(Enum):
@@ -100,6 +103,12 @@ def claim_of(kind: Kind, trial: str, kernel: Knowledge) -> Claim:
         return Claim.EMPTY if nothing else Claim.MOVES
     passing = any(outcome.passing for outcome in ruling.outcomes)
     return Claim.NOT_NOW if passing else Claim.STAYS
+
+
+def verdict_of_block(result: MemoryMap, block: int) -> bool | None:
+    """Whether memory block `block` can be emptied, as `memdesc move block:N` says it."""
+    size = result.machine.section_pages
+    return move(result, PfnRange(Pfn(block * size), Pfn((block + 1) * size))).can_be_emptied
 
 
 def run_kernel(
@@ -195,10 +204,9 @@ def _judged(
             misses.setdefault(claim, []).append(kind)
     for claim in Claim:
         if claim in sums:
-            yield Judgement(
-                program.name, trial.name, source, claim, *sums[claim],
-                tuple(misses.get(claim, ())),
-            )  # fmt: skip
+            frames, tried, moved = sums[claim]
+            wrong = tuple(misses.get(claim, ()))
+            yield Judgement(program.name, trial.name, source, claim, frames, tried, moved, wrong)
 
 
 if __name__ == "__main__":

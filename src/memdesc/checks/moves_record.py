@@ -251,7 +251,6 @@ for _flag in KPF:
     _KNOWN |= _flag.value
 
 
-
 def _plain(row: TrialNote | HeldPages) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
 

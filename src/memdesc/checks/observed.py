@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from memdesc.checks.sweep_judge import Grade, Outcome, judge
+from memdesc.checks.sweep_judge import Outcome, has_moved, outcome_of
 from memdesc.checks.sweep_rows import How, recorded_sweeps
 from memdesc.types import MemoryType
 
@@ -62,13 +62,14 @@ def _outcomes() -> Mapping[tuple[str, How, MemoryType], Mapping[Outcome, int]]:
     """(series, how, kind) -> outcome -> frames. Kinds are those of the struct pages."""
     found: dict[tuple[str, How, MemoryType], dict[Outcome, int]] = defaultdict(dict)
     for sweep in recorded_sweeps():
-        for one in judge(sweep):
-            if one.read_from != "structs" or one.grade in (Grade.MOVED, Grade.UNSEEN):
+        for frame in sweep.frames:
+            if len(frame.structs.types) != 1:
                 continue
-            # Where the guest died of it, nobody saw the errno.
-            if len(one.types) != 1 or not one.frame.trials[one.how].errno:
-                continue
-            (kind,) = one.types
-            counts = found[sweep.series, one.how, kind]
-            counts[one.came] = counts.get(one.came, 0) + 1
+            (kind,) = frame.structs.types
+            for how, trial in frame.trials.items():
+                # Where the guest died of it, nobody saw the errno.
+                if trial.errno and not has_moved(frame, trial, "structs"):
+                    counts = found[sweep.series, how, kind]
+                    came = outcome_of(how, trial)
+                    counts[came] = counts.get(came, 0) + 1
     return found

@@ -26,7 +26,19 @@ from memdesc.rules.references import holds_extra, hugetlb_is_held
 from memdesc.rules.subject import Knowledge, Subject, merged
 from memdesc.types import MemoryType, TypeSet
 
-__all__ = ["FROM", "From", "Grade", "Judged", "Score", "judge", "knowledge_of_sweep", "score"]
+__all__ = [
+    "FROM",
+    "From",
+    "Grade",
+    "Judged",
+    "Outcome",
+    "Score",
+    "has_moved",
+    "judge",
+    "knowledge_of_sweep",
+    "outcome_of",
+    "score",
+]
 
 From = Literal["proc", "structs"]
 """Where the facts come from."""
@@ -86,7 +98,7 @@ def judge(sweep: Sweep) -> Iterator[Judged]:
         for how, trial in frame.trials.items():
             for read_from in FROM:
                 rulings = _named(frame, how, read_from, kernel)
-                came = _came(how, trial)
+                came = outcome_of(how, trial)
                 grade = _grade(frame, trial, read_from, rulings, came)
                 yield Judged(frame, how, read_from, rulings, came, grade)
 
@@ -122,7 +134,8 @@ def _hard(outcome: HardOutcome) -> Outcome:
     return outcome.verdict.value, outcome.message, outcome.errno
 
 
-def _came(how: How, trial: Trial) -> Outcome:
+def outcome_of(how: How, trial: Trial) -> Outcome:
+    """What came of a trial; an errno "" where nobody lived to see it."""
     if how == "soft":
         return (trial.errno,)
     return trial.verdict.lower() or "no verdict", trial.message, trial.errno
@@ -133,9 +146,7 @@ def _grade(
 ) -> Grade:
     if not any((trial.errno, trial.verdict)):
         return Grade.UNSEEN
-    if read_from == "proc" and _differ(frame.proc.flags, frame.structs.flags):
-        return Grade.MOVED
-    if trial.flags_before is not None and _differ(trial.flags_before, frame.structs.flags):
+    if has_moved(frame, trial, read_from):
         return Grade.MOVED
     # Where nobody saw the errno, the verdict alone is compared.
     seen = len(came) if trial.errno else len(came) - 1
@@ -143,6 +154,14 @@ def _grade(
     if not hits:
         return Grade.WRONG
     return Grade.EXACT if len(named) == 1 else Grade.SEVERAL
+
+
+def has_moved(frame: Frame, trial: Trial, read_from: From) -> bool:
+    """Whether the frame had become something else between the look at it and the failure."""
+    if read_from == "proc" and _differ(frame.proc.flags, frame.structs.flags):
+        return True
+    before = trial.flags_before
+    return before is not None and _differ(before, frame.structs.flags)
 
 
 def _differ(one: int, other: int) -> bool:

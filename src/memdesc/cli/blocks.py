@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 
 from memdesc.answers.blocks import BLOCK_SIZES, Blocks, blocks, gained_json
 from memdesc.answers.without import gone_of, needs_whole_map
@@ -44,8 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="as if this were gone: a type, an owner (slab cache, caller, ...), process:PID, 0xPFN, "
-        "or pins; may be repeated",
+        help="as if this were gone: a type, an owner (slab cache, caller, ...), process:PID, "
+        "0xPFN, or pins; may be repeated",
     )
     parser.add_argument(
         "--cheapest", type=int, default=5, metavar="N", help="blocks to list (default: 5)"
@@ -110,7 +112,8 @@ def _show(answer: Blocks, name: str, plain: Blocks | None) -> None:
         f"\n{supply.now:,} {name} pages can be had now, "
         f"{_range(supply.compacted_min, supply.compacted_max)} after compaction "
         f"({size(frames << 12)} would have to move), "
-        f"at most {supply.reclaimed_max:,} with clean page cache dropped",
+        f"{_range(supply.reclaimed_min, supply.reclaimed_max)} for those who go on asking, as "
+        "clean page cache is dropped for them",
         highlight=False,
     )
     if plain is not None:
@@ -132,6 +135,8 @@ def _show(answer: Blocks, name: str, plain: Blocks | None) -> None:
 
 def _show_blockers(answer: Blocks) -> None:
     out = console()
+    most = 2 if answer.without else 3
+    small = sys.stdout.isatty() and shutil.get_terminal_size().lines < 30
     single = [row for row in answer.blockers if row.single and row.certain]
     blocked = sum(row.single for row in single)
     if blocked:
@@ -150,7 +155,7 @@ def _show_blockers(answer: Blocks) -> None:
             f"{row.single:,}",
             f"{row.frames:,}",
         ]
-        for row in answer.blockers[:_BLOCKERS]
+        for row in answer.blockers[: most if small else _BLOCKERS]
     ]
     head = ["in the way", "blocks", "alone", "by one page", "frames"]
     out.print()
@@ -166,7 +171,7 @@ def _show_blockers(answer: Blocks) -> None:
                 f"{row.movable:,}",
                 ", ".join(visible(text) for text in row.names),
             ]
-            for row in answer.cheapest
+            for row in answer.cheapest[: 2 if small else None]
         ]
         head = ["first frame", "in the way", "to move", "what is in the way"]
         out.print(table(head, lines, right=(1, 2), elastic=(3,)))

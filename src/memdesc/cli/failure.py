@@ -129,21 +129,25 @@ def _show(answer: Failure, *, everything: bool) -> None:
     out.print()
     first = 0 if answer.by == "type" else 1
     joined = _joined(answer.rows)
-    most = len(joined) if everything or not sys.stdout.isatty() else _room(len(rows) + 8)
+    most = (
+        len(joined)
+        if everything or not sys.stdout.isatty()
+        else _room(len(rows) + 9 + len(answer.notes))
+    )
     lines = [
         [
             *([visible(row.part)] if first else []),
             title_of(row.types),
             size(row.size_bytes),
             _verdicts(row),
-            " or ".join(dict.fromkeys(outcome.errno for outcome in row.soft.outcomes)),
+            "/".join(dict.fromkeys(outcome.errno for outcome in row.soft.outcomes)),
             _basis(row),
             _meaning(row),
         ]
         for row in joined[:most]
     ]
     head = [answer.by] * first + ["type", "size", "hard", "soft", "known", "on broken memory"]
-    elastic = (*range(first + 1), first + 3, first + 5)
+    elastic = (*range(first + 1), first + 2, first + 3, first + 5)
     out.print(table(head, lines, right=(first + 1,), elastic=elastic, drop=(first + 4,)))
     if len(joined) > most:
         frames = sum(row.frames for row in joined[most:])
@@ -365,7 +369,7 @@ def _line(name: str, text: str) -> str:
 
 
 def _verdicts(row: FailureRow) -> str:
-    return " or ".join(dict.fromkeys(outcome.verdict.value for outcome in row.hard.outcomes))
+    return "/".join(dict.fromkeys(outcome.verdict.value for outcome in row.hard.outcomes))
 
 
 def _basis(row: FailureRow) -> str:
@@ -375,7 +379,7 @@ def _basis(row: FailureRow) -> str:
 
 
 def _meaning(row: FailureRow) -> str:
-    return " or ".join(dict.fromkeys(_SHORT[out.on_hardware] for out in row.hard.outcomes))
+    return "/".join(dict.fromkeys(_SHORT[out.on_hardware] for out in row.hard.outcomes))
 
 
 def _share(low: int, high: int, whole: int) -> str:

@@ -25,6 +25,7 @@ from memdesc.cli.common import (
 from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap
 from memdesc.map.parts import InParts
+from memdesc.rules.move import Obstacle
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, PfnRange
 
@@ -114,23 +115,24 @@ def _show(answer: Movement | NoPage) -> None:
         highlight=False,
         markup=False,
     )
-    most = len(answer.rows)
+    joined = _joined(answer.rows)
+    most = len(joined)
     if sys.stdout.isatty():
         most = max(4, shutil.get_terminal_size().lines - 6)
     rows = [
         [
             title_of(row.types) + (f": {visible(row.owner)}" if row.owner else ""),
-            size(row.frames * PAGE_SIZE_BYTES),
-            f"{row.frames:,}",
+            size(frames * PAGE_SIZE_BYTES),
+            f"{frames:,}",
             _how(row),
             f"{row.first:#x}",
         ]
-        for row in answer.rows[:most]
+        for row, frames in joined[:most]
     ]
     head = ["what", "size", "frames", "when it is offlined", "for example"]
-    out.print(table(head, rows, right=(1, 2), elastic=(0, 3)))
-    if len(answer.rows) > len(rows):
-        out.print(f"... and {len(answer.rows) - len(rows)} more rows (in a pipe)", style="dim")
+    out.print(table(head, rows, right=(1, 2), elastic=(0, 3), drop=(2,)))
+    if len(joined) > len(rows):
+        out.print(f"... and {len(joined) - len(rows)} more rows (in a pipe)", style="dim")
     if answer.not_present:
         out.print(f"not present: {answer.not_present:,} frames")
     for note in answer.notes:
@@ -138,8 +140,35 @@ def _show(answer: Movement | NoPage) -> None:
 
 
 def _how(row: MovementRow) -> str:
-    texts = [
-        f"moves ({one.by.value})" if one.moves else f"stays: {one.obstacle.value}"
-        for one in row.offlining.outcomes
-    ]
-    return ", or ".join(dict.fromkeys(texts))
+    outcomes = row.offlining.outcomes
+    moves = [f"moves: {one.by.value}" for one in outcomes if one.moves]
+    stays = [_SHORT[one.obstacle] for one in outcomes if not one.moves]
+    if moves and stays:
+        return f"{moves[0]}, unless {' or '.join(dict.fromkeys(stays))}"
+    return moves[0] if moves else f"stays: {' or '.join(dict.fromkeys(stays))}"
+
+
+_SHORT = {
+    Obstacle.KIND: "it never moves",
+    Obstacle.REFERENCES: "held",
+    Obstacle.WRITEBACK: "being written back",
+    Obstacle.NO_OPERATION: "its file lies in memory alone",
+    Obstacle.MLOCKED: "mlocked",
+    Obstacle.INACCESSIBLE: "its mapping forbids it",
+    Obstacle.TOO_LARGE: "too large a folio",
+    Obstacle.HUGETLB: "a huge page",
+    Obstacle.NO_MOVABLE_OPS: "its owner cannot move it",
+    Obstacle.DEVICE: "its driver alone moves it",
+    Obstacle.NOT_ON_LRU: "off the LRU just now",
+}
+"""Obstacles in a few words; the whole sentence is in --json."""
+
+
+def _joined(rows: tuple[MovementRow, ...]) -> list[tuple[MovementRow, int]]:
+    """(row, frames): rows that read the same on the screen, added up, in their order."""
+    sums: dict[tuple[object, ...], tuple[MovementRow, int]] = {}
+    for row in rows:
+        key = row.types, row.owner, _how(row)
+        first, frames = sums.get(key, (row, 0))
+        sums[key] = first, frames + row.frames
+    return list(sums.values())

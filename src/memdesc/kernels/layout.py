@@ -22,6 +22,7 @@ from memdesc.kernels.type_info import Member, TypeInfo, place_of
 from memdesc.types import Certainty
 
 __all__ = [
+    "FIRST_MASK",
     "MAPPING_KIND_MASK",
     "TAIL_WORD_BITS",
     "MappingKind",
@@ -54,7 +55,7 @@ the tail's own flags word: tails have few."""
 _PP_SIGNATURE: Final = 0xDEAD000000000040
 _PP_MASK: Final = ~(((1 << 39) - (1 << 7)) | 3) & (1 << 64) - 1
 _MOST_FLAGS: Final = 32
-_FIRST_MASK: Final = (1 << 64) - (1 << 32)
+FIRST_MASK: Final = (1 << 64) - (1 << 32)
 """The lowest value of `compound_info` that can be a mask: no struct page lies above it."""
 
 
@@ -181,7 +182,7 @@ def head_address(layout: PageLayout, page_address: int, word: int) -> int:
     """
     if not word & 1:
         return page_address
-    if layout.compound_may_be_mask and word >= _FIRST_MASK:
+    if layout.compound_may_be_mask and word >= FIRST_MASK:
         return page_address & (word - 1)
     return word - 1
 
@@ -246,7 +247,8 @@ class _Probe:
             page_type=self._place("page", 4, "page_type"),
             refcount=self._place("page", 4, "_refcount"),
             memcg_data=self._offset("page", "memcg_data"),
-            pp_magic=self._offset("page", "pp_magic"),
+            # The overlay has the same places, should struct page lose its own.
+            pp_magic=self._offset("page", "pp_magic") or self._offset("netmem_desc", "pp_magic"),
             lru=self._place("page", 16, "lru"),
             flag_bits=bits,
             nr_flags=nr_flags,

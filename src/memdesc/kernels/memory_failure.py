@@ -20,26 +20,22 @@ class FailureBehaviour:
 
     unhandlable_message: str
     """What the log calls a frame that cannot be grabbed: "unknown page" in 6.1, "get hwpoison
-    page" in 6.12 and 7.2 (6.2, believed)."""
+    page" in 6.12 and 7.2 (6.11, believed)."""
 
     ksm_is_handled: bool
     """Mappers of a merged page are found and unmapped. In 6.1 they are not: "unmapping failed
-    page: Ignored", still mapped. Read in 6.12, 7.2."""
+    page: Ignored", still mapped. Read in 6.12, 7.2; 6.4, believed."""
 
     unsplit_is_failed: bool
     """A large folio that cannot be split is "Failed" with EHWPOISON (6.12, 7.2), or "Ignored"
-    with EBUSY (6.1)."""
+    with EBUSY (6.1). 6.11, believed."""
 
     repeats_verdict: bool
     """Poisoning a frame again logs "already poisoned page: Failed" (6.12, 7.2); 6.1 prints a
-    plain line. EHWPOISON on all three."""
+    plain line. EHWPOISON on all three. 6.11, believed."""
 
     soft_offline_switch: bool
     """vm.enable_soft_offline exists. 6.11, believed; read in 6.12."""
-
-    soft_moves_zsmalloc: bool
-    """Soft offline moves frames of zsmalloc by its movable_ops: seen in 6.1 only, where the
-    frames carry the mark that later kernels lost with the page type."""
 
     missing_page_is_ignored: bool
     """A frame without struct page: "non struct page pfn: Ignored" and EBUSY (7.2), or only
@@ -49,13 +45,12 @@ class FailureBehaviour:
 def failure_behaviour(release: KernelRelease) -> FailureBehaviour:
     """What `release` does; an unknown one counts as the newest that was read."""
     version = (release.major, release.minor) if release.is_known else (7, 2)
-    new = version >= (6, 2)
+    new = version >= (6, 11)
     return FailureBehaviour(
         unhandlable_message="get hwpoison page" if new else "unknown page",
-        ksm_is_handled=new,
+        ksm_is_handled=version >= (6, 4),
         unsplit_is_failed=new,
         repeats_verdict=new,
         soft_offline_switch=version >= (6, 11),
-        soft_moves_zsmalloc=version < (6, 11),
         missing_page_is_ignored=version >= (7, 0),
     )

@@ -26,7 +26,7 @@ class MoveBehaviour:
 
     dirty_without_op_stays: bool
     """A dirty page of a file system without migrate_folio is refused (7.2); before, it is
-    written out first by synchronous migration (6.1, 6.12)."""
+    written out first by synchronous migration (6.1, 6.12). 6.16, believed: writepage went."""
 
 
 def move_behaviour(release: KernelRelease) -> MoveBehaviour:
@@ -34,5 +34,5 @@ def move_behaviour(release: KernelRelease) -> MoveBehaviour:
     version = (release.major, release.minor) if release.is_known else (7, 2)
     return MoveBehaviour(
         compaction_skips_compound=version < (6, 10),
-        dirty_without_op_stays=version >= (7, 0),
+        dirty_without_op_stays=version >= (6, 16),
     )

@@ -114,6 +114,29 @@ class Encoder:
             None if references is None else references[starts],
         )
 
+    def encode_same(self, pfn_start: int, nr_pages: int, word: int) -> Runs:
+        """As `encode`, of frames that all have the same `word`, which is not 0 and no tail's.
+
+        A hole of many TiB (device memory lies at the top of the address space) is one run for
+        each region, and costs no more.
+        """
+        borders = self.regions.borders_within(pfn_start, pfn_start + nr_pages)
+        lows = sorted({0, *(pfn - pfn_start for pfn in borders)})
+        codes = self.book.words.codes(np.full(1, word, np.uint64))
+        regions = [self.regions.all[self.regions.index_of(pfn_start + low)] for low in lows]
+        facts = [self.book.facts(codes, region.backing) for region in regions]
+        return Runs(pfn_start, nr_pages, np.array(lows, np.int64), np.concatenate(facts))
+
+    def count_same(
+        self, pfn_start: int, nr_pages: int, word: int
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """As `count`, of frames that all have the same `word`."""
+        runs = self.encode_same(pfn_start, nr_pages, word)
+        lengths = np.diff(runs.starts, append=nr_pages).astype(np.float64)
+        for place, low in enumerate(runs.starts.tolist()):
+            counts = np.bincount(runs.facts[place : place + 1], lengths[place : place + 1])
+            yield self.regions.index_of(pfn_start + low), counts.astype(np.float64, copy=False)
+
     def count(
         self, pfn_start: int, words: NDArray[np.uint64]
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:

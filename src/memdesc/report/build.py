@@ -11,7 +11,10 @@ from functools import cached_property
 from typing import TypeAlias
 
 from memdesc import __version__
+from memdesc.answers.blocks import Blocks, blocks
+from memdesc.answers.failure import Failure, failure
 from memdesc.answers.ledger import By, Ledger, LedgerRow, ledger
+from memdesc.answers.move import move
 from memdesc.answers.overview import Overview, overview
 from memdesc.answers.titles import title_of
 from memdesc.answers.usage import Usage
@@ -23,7 +26,7 @@ from memdesc.map.extents import MemoryMap
 from memdesc.map.machine import SlabCache
 from memdesc.report import words
 from memdesc.report.picture import Picture, picture_of
-from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet
 
 __all__ = [
     "Absent",
@@ -32,6 +35,7 @@ __all__ = [
     "Split",
     "Term",
     "TypeText",
+    "ZoneMovement",
     "report_data",
     "type_text",
 ]
@@ -97,6 +101,18 @@ class Term:
     """False for a type that is only a member of a union here."""
 
 
+@dataclass(frozen=True, slots=True)
+class ZoneMovement:
+    """Whether one zone could be emptied, in frames."""
+
+    name: str
+    moving: int
+    unsure: int
+    staying: int
+    stays: tuple[str, ...]
+    """The titles of the largest kinds that stay."""
+
+
 @dataclass(frozen=True)
 class ReportData:
     """Everything that the page shows."""
@@ -117,6 +133,10 @@ class ReportData:
     nr_processes: int
     process_notes: tuple[str, ...]
     glossary: tuple[Term, ...]
+    failure: Failure
+    blocks: Blocks | Absent
+    """Blocks of 2 MiB."""
+    movements: tuple[ZoneMovement, ...] | Absent
 
     @property
     def ledger(self) -> Ledger:
@@ -165,6 +185,9 @@ def report_data(
         nr_processes=nr_processes,
         process_notes=notes,
         glossary=_glossary(book),
+        failure=failure(result),
+        blocks=_blocks(result),
+        movements=_movements(result),
     )
 
 
@@ -184,6 +207,41 @@ def type_text(types: TypeSet) -> TypeText:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _blocks(result: MemoryMap) -> Blocks | Absent:
+    try:
+        return blocks(result)
+    except MemdescError as error:
+        return Absent(str(error), error.hint)
+
+
+def _movements(result: MemoryMap) -> tuple[ZoneMovement, ...] | Absent:
+    """Each zone that has memory, asked whether it can be emptied."""
+    zones = [zone for zone in result.machine.zones if zone.present]
+    if not zones:
+        return Absent("which zones this machine has is not visible", "")
+    several = len({zone.node for zone in zones}) > 1
+    rows = []
+    for zone in zones:
+        pages = PfnRange(Pfn(zone.pfn_start), Pfn(min(zone.pfn_end, result.pfn_end)))
+        if pages.nr_pages < 1:
+            continue
+        answer = move(result, pages)
+        frames: dict[bool | None, int] = {True: 0, None: 0, False: 0}
+        for row in answer.rows:
+            frames[row.moves] += row.frames
+        stays = dict.fromkeys(title_of(row.types) for row in answer.rows if row.moves is False)
+        rows.append(
+            ZoneMovement(
+                f"{zone.name} of node {zone.node}" if several else zone.name,
+                frames[True],
+                frames[None],
+                frames[False],
+                tuple(stays)[:3],
+            )
+        )
+    return tuple(rows)
 
 
 def _split(

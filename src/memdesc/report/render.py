@@ -44,6 +44,9 @@ SECTIONS = (
     Section("adds-up", "Does it add up?", "reconcile.html.j2"),
     Section("where", "Where it lies", "where.html.j2"),
     Section("owners", "Who holds it", "owners.html.j2"),
+    Section("blocks", "Huge pages", "blocks.html.j2"),
+    Section("move", "What can move", "move.html.j2"),
+    Section("failure", "If memory fails", "failure.html.j2"),
     Section("glossary", "What the words mean", "glossary.html.j2"),
 )
 """The page's sections in order. A new one is a line here and a template."""

@@ -123,7 +123,7 @@ def soft_offline(subject: Subject, kernel: Knowledge) -> Ruling[SoftOutcome]:
         return _soft(SoftOutcome("EBUSY", "its mapping does not allow migration"))
     if kind is T.BALLOON:
         return _soft(_MOVED if _balloon_moves(subject, kernel) else _STUCK)
-    if kind is T.ZSMALLOC and kernel.failure.soft_moves_zsmalloc:
+    if kind is T.ZSMALLOC:
         return _soft(_MOVED)
     if kind is T.MOVABLE_OPS:
         return Ruling((_MOVED, _DRIVER_BUSY), Certainty.INFERRED, _SOFT_SOURCE)

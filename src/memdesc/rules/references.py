@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 
 from memdesc.types import MemoryType
 
-__all__ = ["REFERENCED", "UNREFERENCED", "FolioCounts", "holds_extra", "hugetlb_is_held", "is_counted", "is_held"]
+__all__ = ["FolioCounts", "holds_extra", "hugetlb_is_held", "is_counted", "is_held"]
 
 T = MemoryType
-
-UNREFERENCED, REFERENCED = 0, 1
-"""Values of a column of extra references; -1 where it has no meaning."""
 
 _CACHED = frozenset([T.FILE, T.SHMEM, T.SECRETMEM, T.GUEST_MEMFD, T.SWAP_CACHE])
 _ANON = frozenset([T.ANON, T.KSM])

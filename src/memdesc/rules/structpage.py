@@ -162,9 +162,8 @@ def _typed(state: PageState, known: StructContext) -> Verdict | None:
         rule, kind = _EXACT_TYPES[state.page_type]
         return _verdict(rule, kind)
     if state.page_type is TypeCode.OFFLINE:
-        movable = state.mapping is MappingKind.MOVABLE or (
-            known.context.behaviour.balloon_movable_shows_uptodate
-            and state.flags & known.layout.flag("uptodate")
+        movable = state.mapping is MappingKind.MOVABLE or state.flags & known.layout.flag(
+            "movable_ops"
         )
         if movable:
             return _verdict("struct-balloon", T.BALLOON)
@@ -229,8 +228,10 @@ def _met_by_walk(state: PageState, known: StructContext) -> Verdict | None:
     kind = known.kinds[state.kind] if state.kind < len(known.kinds) else None
     if kind is None:
         return None
-    # The second half of a top page table counts no references (page-table isolation).
-    if kind is not T.PAGE_TABLE and state.refcount_is_0 is not (kind is T.FREE_PCP):
+    # The second half of a top page table counts no references (page-table isolation), nor does
+    # but the first frame of a stack that is not from vmalloc. A live one may be gone by now.
+    may_be_bare = kind is T.PAGE_TABLE or (kind is T.KERNEL_STACK and not known.is_live)
+    if not may_be_bare and state.refcount_is_0 is not (kind is T.FREE_PCP):
         return None
     return _verdict("struct-walk", kind)
 
@@ -241,7 +242,7 @@ def _kernel(state: PageState, known: StructContext) -> Verdict:
     behaviour = known.context.behaviour
     tables = T.PAGE_TABLE.bit if behaviour.pgtable_shows_leaf_user_only else 0
     # A page_pool page would show its magic, an accounted one its cgroup.
-    hidden = ~(T.NET_POOL.bit | T.ACCOUNTED.bit)
+    hidden = ~(T.ACCOUNTED.bit | (0 if known.layout.pp_magic is None else T.NET_POOL.bit))
     is_large = state.is_tail or bool(state.flags & flag("head"))
     if is_large:
         if state.is_rmappable:

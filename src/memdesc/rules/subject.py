@@ -203,7 +203,7 @@ class Asker(Generic[_A]):
             keys += (orders.astype(np.int32) + np.int32(1)) * np.int32(3)
         if extra_references is not None:
             keys += extra_references.astype(np.int32) + np.int32(1)
-        found = self._code_of_key[keys]
+        found: NDArray[np.int16] = self._code_of_key[keys]
         if found.size and int(found.min()) < 0:
             with self._lock:
                 for key in np.unique(keys[found < 0]).tolist():

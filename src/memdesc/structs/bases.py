@@ -42,6 +42,7 @@ __all__ = [
     "find_direct_map",
     "find_vmemmap",
     "known_places",
+    "live_direct_map",
     "mapped_gib",
     "page_offset_base",
     "vmcoreinfo_place",
@@ -64,6 +65,9 @@ _VMCOREINFO: Final = Path("/sys/kernel/vmcoreinfo")
 _ENTRIES: Final = 512
 _PRESENT, _LARGE = 1, 1 << 7
 _FRAME_MASK: Final = (1 << 52) - PAGE_SIZE_BYTES
+_ENCRYPTED: Final = (0, 1 << 47, 1 << 51)
+"""The bit that marks encrypted memory in entries of AMD's processors, where there is one
+(`arch/x86/mm/mem_encrypt_identity.c:sme_enable`): all page tables have it then."""
 
 _NR_OWN_PAGES: Final = 16
 _ENOUGH: Final = 12
@@ -115,6 +119,23 @@ def vmemmap_base(kernel: Kernel) -> int:
 
 
 # --- how they are found ------------------------------------------------------------------
+
+
+def live_direct_map(memory: BpfMemory, *, proc: Path = Path("/proc")) -> int:
+    """The direct map's base on the running machine, found as `find_direct_map` does.
+
+    Raises LayoutError where it is not found, and where looking is not safe: trying places
+    reads physical memory at random, and a confidential guest (TDX, SEV-SNP) that touches
+    memory which it has not accepted is stopped (`drivers/firmware/efi/unaccepted_memory.c`).
+    """
+    if unaccepted := _unaccepted_bytes(proc):
+        raise LayoutError(
+            f"the kernel's direct map is not looked for: {unaccepted >> 20} MiB of this guest's "
+            "memory are not accepted yet and must not be touched",
+            hint="a kernel that lists page_offset_base in /proc/kallsyms tells where it is",
+        )
+    with OwnPages() as pages:
+        return find_direct_map(memory, memory.current_task(), list(known_places(pages)))
 
 
 def find_direct_map(memory: ProbedMemory, inside: int, known: list[Known]) -> int:
@@ -291,8 +312,17 @@ def _found_or_named(kernel: Kernel, name: str, find: Callable[[Kernel, BpfMemory
 
 
 def _live_direct_map(_kernel: Kernel, memory: BpfMemory) -> int:
-    with OwnPages() as pages:
-        return find_direct_map(memory, memory.current_task(), list(known_places(pages)))
+    return live_direct_map(memory)
+
+
+def _unaccepted_bytes(proc: Path = Path("/proc")) -> int:
+    """Memory of this machine that was not accepted yet; 0 where there is no such thing."""
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    found = (line.split() for line in lines if line.startswith("Unaccepted:"))
+    return next((int(words[1]) << 10 for words in found), 0)
 
 
 def _live_vmemmap(kernel: Kernel, memory: BpfMemory) -> int:
@@ -351,10 +381,20 @@ def _entries(
         if size == _GIB:
             yield address
         elif not entry & _LARGE:
-            try:
-                below = memory.read(page_offset + (entry & _FRAME_MASK), PAGE_SIZE_BYTES)
-            except FaultError:
-                continue  # a table elsewhere than in ordinary memory
-            yield from _entries(
-                memory, np.frombuffer(below, np.uint64), address, level - 1, page_offset
-            )
+            below = _table_at(memory, page_offset, entry & _FRAME_MASK)
+            if below is not None:
+                yield from _entries(memory, below, address, level - 1, page_offset)
+
+
+def _table_at(memory: Memory, page_offset: int, physical: int) -> NDArray[np.uint64] | None:
+    """The table at this address, which may have the mark of encrypted memory; None for one
+    elsewhere than in ordinary memory."""
+    for bit in _ENCRYPTED:
+        if bit and not physical & bit:
+            continue
+        try:
+            raw = memory.read(page_offset + (physical & ~bit), PAGE_SIZE_BYTES)
+        except FaultError:
+            continue
+        return np.frombuffer(raw, np.uint64)
+    return None

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.kernels.layout import MAPPING_KIND_MASK
+from memdesc.kernels.layout import FIRST_MASK, MAPPING_KIND_MASK
 from memdesc.kernels.page_state import (
     SIG_ACCOUNTED,
     SIG_DEVICE,
@@ -63,12 +63,14 @@ from memdesc.structs.work import (
     Special,
     Work,
 )
+from memdesc.types import PAGE_SIZE_BYTES
 
 __all__ = ["StateReader"]
 
 _KERNEL_BYTE: Final = np.uint8(0xFF)
 """The highest byte of every address of the kernel."""
 _HUGE_ORDER: Final = 9
+_ALL_ONES: Final = np.uint64((1 << 64) - 1)
 _SAYS_MORE: Final = (
     SIG_HAS_MAPPING | SIG_MAPPED | SIG_REFCOUNT_0 | SIG_RMAPPABLE | 15 << SIG_TYPE_SHIFT
 )
@@ -115,15 +117,16 @@ class StateReader:
         """Read `pages` (uint8[n, page_size], frames from `pfn_start`).
 
         n is at most a memory section; `pfn_start` is a multiple of the largest free block,
-        or blocks that began before are not seen.
+        or blocks that began before are not seen. `pages` is written to where a struct page
+        stands for another one (poison of CONFIG_DEBUG_VM, fake heads of hugetlb).
         """
         work = self._begin(pfn_start, pages)
         if work.blank.size == work.size:
             # Nobody has initialised these yet: all that there is to say.
-            zero = work.signatures
+            zero = np.zeros_like(work.signatures)
             return Chunk(
                 pfn_start,
-                zero,
+                work.signatures,
                 zero if mapcounts else None,
                 zero if memcgs else None,
                 zero if owners else None,
@@ -156,6 +159,7 @@ class StateReader:
         layout = self.layout
         halves = pages.view(np.uint32)
         flags = halves[:, layout.flags // 4] & np.uint32(layout.flag_mask)
+        self._clear_poison(pages, flags)
         shares = halves[:, layout.page_type // 4] + np.uint32(1)
         packed = (shares - np.uint32(1) < np.uint32(1 << 31)).view(np.uint8)
         _add(packed, (halves[:, layout.refcount // 4] == 0).view(np.uint8), 1)
@@ -171,6 +175,7 @@ class StateReader:
         signatures.view(np.uint32)[::2] = flags
         if work.typed.size:
             signatures[work.typed] |= work.codes.astype(np.uint64) << np.uint64(SIG_TYPE_SHIFT)
+            self._blocks_of_one_type(work)
         # A struct page of zeroes: neither reference nor type, and really nothing else.
         empty = np.flatnonzero(packed & B_EMPTY_MASK == B_EMPTY)
         if empty.size == len(pages):
@@ -189,6 +194,36 @@ class StateReader:
             heads = work.typed[work.codes == TypeCode.BUDDY]
             if heads.size:
                 self._free_blocks(work, heads)
+
+    def _clear_poison(self, pages: NDArray[np.uint8], flags: NDArray[np.uint32]) -> None:
+        """With CONFIG_DEBUG_VM a struct page that nobody has initialised is all ones
+        (`mm/debug.c:page_init_poison`): read it as the zeroes of other kernels, and not as a
+        frame with every flag."""
+        maybe = np.flatnonzero(flags == np.uint32(self.layout.flag_mask))
+        if maybe.size:
+            blank = maybe[(pages.view(np.uint64)[maybe] == _ALL_ONES).all(axis=1)]
+            pages[blank] = 0
+            flags[blank] = 0
+
+    def _blocks_of_one_type(self, work: Work) -> None:
+        """Unaccepted memory and guards have their type in the first frame of a block only: the
+        others say no more than that nobody holds them (`mm/page_alloc.c:__free_unaccepted`,
+        always of the largest order; `mm/debug_page_alloc.c:__set_page_guard`, the order in
+        `private`, both @6.12)."""
+        largest = self.layout.max_order
+        chosen = (work.codes == TypeCode.UNACCEPTED) | (work.codes == TypeCode.GUARD)
+        for code, head in zip(
+            work.codes[chosen].tolist(), work.typed[chosen].tolist(), strict=True
+        ):
+            order = largest
+            if code == TypeCode.GUARD:
+                order = int(work.words[head, self.layout.private // 8])
+            if order > largest or (head + work.pfn_start) & ((1 << order) - 1):
+                continue
+            rest = slice(head + 1, min(head + (1 << order), work.size))
+            bare = work.packed[rest] == B_UNREFERENCED
+            bare &= work.counts[rest] == 0
+            work.signatures[rest][bare] |= np.uint64(code << SIG_TYPE_SHIFT)
 
     def _codes(self, raw: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """uint8: `TypeCode` of page_type words that are typed or have overflowed."""
@@ -225,7 +260,7 @@ class StateReader:
         signatures = work.signatures
         heads = np.flatnonzero(work.flags & np.uint32(self._head) != 0)
         heads = heads[(work.packed[heads] & B_TAIL == 0) & (heads < work.size - 1)]
-        work.heads = heads
+        work.heads = heads = self._real_heads(work, heads)
         if not heads.size:
             return
         found = signatures[heads]
@@ -247,6 +282,32 @@ class StateReader:
         signatures[heads] = found
         if self.special.is_huge_zero is not None:
             self._ask_for_huge_zero(work, found)
+
+    def _real_heads(self, work: Work, heads: I64) -> I64:
+        """`heads` less the fake ones, which become the tails that they are.
+
+        Where hugetlb gives back the struct pages of its tails, those of a huge page all show
+        the page of memory with the head's: each begins with what looks like the head, and goes
+        on with a tail that leads to the real one
+        (`include/linux/page-flags.h:page_fixed_fake_head` @6.1, @6.12). With masks, which no
+        longer tell one huge page from another, there are none (7.2).
+        """
+        per_page = PAGE_SIZE_BYTES // self.layout.size_bytes
+        maybe = heads[(heads + work.pfn_start) & (per_page - 1) == 0]
+        if not maybe.size:
+            return heads
+        place = self.layout.compound // 8
+        links = work.words[maybe + 1, place]
+        own = self.memmap.page_address(maybe + work.pfn_start) + np.uint64(1)
+        is_fake = (links & np.uint64(1) != 0) & (links != own)
+        if self.layout.compound_may_be_mask:
+            is_fake &= links < np.uint64(FIRST_MASK)
+        fake = maybe[is_fake & (links < own)]
+        if not fake.size:
+            return heads
+        work.words[fake, place] = work.words[fake + 1, place]
+        work.packed[fake] |= B_TAIL
+        return np.setdiff1d(heads, fake, assume_unique=True)
 
     def _ask_for_huge_zero(self, work: Work, found: U64) -> None:
         """The huge zero folio is a compound page of 2 MiB in use, with nothing else to say."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from memdesc.errors import FaultError, FormatError, LayoutError, MemdescError, NotReadableError
 from memdesc.kernels.release import KernelRelease
-from memdesc.structs.bases import OwnPages, find_direct_map, known_places, vmcoreinfo_place
+from memdesc.structs.bases import live_direct_map, vmcoreinfo_place
 from memdesc.structs.bpf import BpfMemory
 from memdesc.structs.btf import LIVE_BTF, BtfTypes
 from memdesc.structs.dump_file import notes_in
@@ -88,8 +88,7 @@ def live_vmcoreinfo(memory: BpfMemory) -> VmcoreInfo | None:
     if place is None:
         return None
     try:
-        with OwnPages() as pages:
-            base = find_direct_map(memory, memory.current_task(), list(known_places(pages)))
+        base = live_direct_map(memory)
         note = memory.read(base + place[0], min(place[1], _LARGEST_NOTE))
         return VmcoreInfo.parse(next(one.content for one in notes_in(note)))
     except (FaultError, FormatError, LayoutError, StopIteration):

@@ -115,6 +115,7 @@ class Pointers:
             found = known.get(value)
             if found is None:
                 if len(known) >= _MOST_POINTERS:
+                    self.lost += 1
                     continue
                 found = known[value] = self._followed(follow, value)
             results[index] = found
@@ -134,39 +135,50 @@ class Pointers:
             names = self._functions("movable_operations", address, _MOVABLE_FUNCTIONS)
             unnamed = Identity.OTHER_MOVABLE
         else:
-            if self._is_of_driver(mapping):
+            if self._is_of_device(mapping):
                 return Identity.DRIVER
+            has_no_name = self._is_of_anonymous_file(mapping)
             address = kernel.u64(address + kernel.member("address_space", "a_ops").offset)
             names = self._functions("address_space_operations", address, _FILE_FUNCTIONS)
-            unnamed = Identity.FILE
+            unnamed = Identity.DRIVER if has_no_name else Identity.FILE
         for name in names:
             for prefix, identity in _BY_FUNCTION.items():
                 if name.startswith(prefix):
                     return identity
-        return unnamed if names else Identity.NOT_RESOLVED
+        if unnamed is Identity.DRIVER:
+            # guest_memfd kept its inodes among the files without a name at first; where the
+            # symbols of its module are not known, its functions have none
+            # (`virt/kvm/guest_memfd.c:__kvm_gmem_create` @6.12).
+            return Identity.NOT_RESOLVED if "" in names else unnamed
+        return unnamed if any(names) else Identity.NOT_RESOLVED
 
-    def _is_of_driver(self, mapping: int) -> bool:
-        """Whether an address_space is a character device's, or that of the inode which all
-        anonymous files share (`kernel/events/core.c:perf_mmap_fault` @6.12)."""
-        kernel = self.kernel
-        host = kernel.u64(mapping + kernel.member("address_space", "host").offset)
+    def _is_of_device(self, mapping: int) -> bool:
+        """Whether an address_space is a character device's."""
+        host = self._host(mapping)
         if not host:
             return False
-        mode = kernel.memory.read(host + kernel.member("inode", "i_mode").offset, 2)
-        if stat.S_ISCHR(int.from_bytes(mode, "little")):
-            return True
-        return self._file_system_name(host) == _ANONYMOUS_FILES
+        mode = self.kernel.memory.read(host + self.kernel.member("inode", "i_mode").offset, 2)
+        return stat.S_ISCHR(int.from_bytes(mode, "little"))
+
+    def _is_of_anonymous_file(self, mapping: int) -> bool:
+        """Whether an address_space is that of the inode which all anonymous files share
+        (`kernel/events/core.c:perf_mmap_fault` @6.12), or of an inode beside it."""
+        host = self._host(mapping)
+        return bool(host) and self._file_system_name(host) == _ANONYMOUS_FILES
+
+    def _host(self, mapping: int) -> int:
+        """The inode of an address_space; 0 for none."""
+        return self.kernel.u64(mapping + self.kernel.member("address_space", "host").offset)
 
     def _functions(self, struct: str, address: int, members: tuple[str, ...]) -> list[str]:
-        """Names of the functions that a table of operations holds, where they are known."""
+        """Names of the functions that a table of operations holds; "" for one that is not known."""
         kernel = self.kernel
         found = []
         for member in members:
             place = kernel.find_member(struct, member)
             function = 0 if place is None else kernel.u64(address + place.offset)
-            name = kernel.symbols.name_at(function) if function else None
-            if name is not None:
-                found.append(name)
+            if function:
+                found.append(kernel.symbols.name_at(function) or "")
         return found
 
     def _cgroup_inode(self, word: int) -> int:

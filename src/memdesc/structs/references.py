@@ -49,10 +49,11 @@ def _folios(work: Work) -> I64:
         )
     folios = np.flatnonzero(mine)
     signatures = work.signatures[folios]
-    plain = signatures & _OTHERS == np.uint64(TypeCode.NONE)
+    plain: NDArray[np.bool_] = signatures & _OTHERS == np.uint64(TypeCode.NONE)
     if slab := work.layout.flag("slab"):
         plain &= work.flags[folios] & np.uint32(slab) == 0
-    return folios[plain]
+    chosen: I64 = folios[plain]
+    return chosen
 
 
 def _counts(work: Work, folios: I64) -> FolioCounts:
@@ -99,7 +100,8 @@ def _large_mapcounts(work: Work, heads: I64, nr_pages: I64, is_anon: NDArray[np.
     # that of an anonymous folio which is mapped both ways.
     twice = work.flags[heads + 1] & np.uint32(layout.flag("double_map")) != 0
     total -= np.where(is_anon, np.where(twice, nr_pages, 0), entire * nr_pages)
-    return total + entire
+    mapcounts: I64 = total + entire
+    return mapcounts
 
 
 def _swapcache(work: Work) -> int:

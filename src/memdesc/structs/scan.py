@@ -57,6 +57,7 @@ _SALVAGE_PAGES = 512
 """Where a chunk cannot be read, it is read in pieces of so many frames: what a page of the
 memory map's own page tables backs on memory that was plugged in (2 MiB)."""
 _LARGEST_FOLIO = 1 << 18
+_HOLE = SIG_KNOWN | SIG_HOLE
 _REREAD_PAGES = 1 << 10
 """A block of the sample: as large as the largest free block, so that none is cut."""
 
@@ -138,6 +139,9 @@ class StructScan:
             sink = TotalsSink(self.regions)
             sinks.append(sink)
             for low, high in chunks:
+                if self._range_of(low) is None:
+                    sink.add(self.encoder.count_same(low, high - low, _HOLE), high)
+                    continue
                 sink.add(self.encoder.count(low, self._chunk((low, high)).signatures), high)
 
         share_out(
@@ -277,7 +281,7 @@ class StructScan:
                 following = bisect.bisect_right(self._starts, pfn)
                 if following < len(self._starts):
                     limit = min(end, self._starts[following])
-                step = self.memmap.section_pages * 32
+                step = limit
             else:
                 limit = min(end, self._ranges[index][1])
             high = min((pfn // step + 1) * step, limit)
@@ -290,10 +294,11 @@ class StructScan:
         return index if index >= 0 and pfn < self._ranges[index][1] else None
 
     def _chunk(self, frames: _Frames, *, mapcounts: bool = False, memcgs: bool = False) -> Chunk:
+        """Frames that have a memory map."""
         low, high = frames
         index = self._range_of(low)
-        if index is None or self._ranges[index] in self._offline:
-            return self._without_pages(low, high, has_memmap=index is not None)
+        if index is not None and self._ranges[index] in self._offline:
+            return self._not_online(low, high)
         pages = self._buffer(high - low)
         unreadable = self._fill(low, pages)
         chunk = self.reader.read(
@@ -312,16 +317,36 @@ class StructScan:
                 self._unreadable += sum(end - start for start, end in unreadable)
         return chunk
 
-    def _without_pages(self, low: int, high: int, *, has_memmap: bool) -> Chunk:
-        """A hole; or a section that is not online: of a device, or set offline."""
-        is_device = has_memmap and any(
-            zone.name == "Device" and zone.pfn_start < high and low < zone.pfn_end
-            for zone in self.machine.zones
-        )
-        word = SIG_KNOWN | (SIG_DEVICE if is_device else SIG_HOLE)
+    def _not_online(self, low: int, high: int) -> Chunk:
+        """Sections with a memory map that is not online: of a device, or set offline."""
+        words = np.full(high - low, _HOLE, np.uint64)
+        words[self._of_devices(low, high)] = SIG_KNOWN | SIG_DEVICE
         zero = np.zeros(high - low, np.uint64)
         nothing = np.full(high - low, -1, np.int8)
-        return Chunk(low, np.full(high - low, word, np.uint64), zero, zero, zero, nothing)
+        return Chunk(low, words, zero, zero, zero, nothing)
+
+    def _of_devices(self, low: int, high: int) -> NDArray[np.bool_]:
+        """bool: which frames of a section that is not online are in ZONE_DEVICE.
+
+        Their struct pages say so, where the zone's place in them is known: /proc/zoneinfo does
+        not, as it tells the place of zones with present pages only
+        (`mm/vmstat.c:zoneinfo_show_print` @6.12), which device memory has none of.
+        """
+        devices = np.zeros(high - low, np.bool_)
+        for zone in self.machine.zones:
+            if zone.name == "Device":
+                devices[max(zone.pfn_start - low, 0) : max(zone.pfn_end - low, 0)] = True
+        layout = self.memmap.layout
+        if layout.device_zone is None or layout.zone_field is None:
+            return devices
+        pages = self._buffer(high - low)
+        unreadable = self._fill(low, pages)
+        place, width = layout.zone_field
+        zones = pages.view(np.uint64)[:, layout.flags // 8] >> np.uint64(place)
+        shown: NDArray[np.bool_] = zones & np.uint64((1 << width) - 1) == layout.device_zone
+        for start, end in unreadable:
+            shown[start:end] = devices[start:end]
+        return shown
 
     def _fill(self, pfn: int, pages: NDArray[np.uint8]) -> list[_Frames]:
         """Read struct pages into `pages`; returns offsets of those that cannot be read."""
@@ -343,6 +368,8 @@ class StructScan:
         return failed
 
     def _runs(self, frames: _Frames) -> Runs:
+        if self._range_of(frames[0]) is None:
+            return self._hole(*frames)
         chunk = self._chunk(frames, mapcounts=True, memcgs=self.cgroups)
         runs = self.encoder.encode(
             chunk.pfn_start,
@@ -355,6 +382,18 @@ class StructScan:
         if runs.cgroups is not None:
             runs = replace(runs, cgroups=self.pointers.cgroup_inodes(runs.cgroups))
         return runs
+
+    def _hole(self, low: int, high: int) -> Runs:
+        """Frames without a memory map, however many."""
+        runs = self.encoder.encode_same(low, high - low, _HOLE)
+        size = runs.starts.size
+        return replace(
+            runs,
+            mapcounts=np.zeros(size, np.uint32),
+            cgroups=np.zeros(size, np.uint64) if self.cgroups else None,
+            owners=np.zeros(size, np.uint32) if self.owners else None,
+            references=np.full(size, -1, np.int8) if self.references else None,
+        )
 
     def _buffer(self, nr_pages: int) -> NDArray[np.uint8]:
         """This thread's own struct pages, used again for every chunk."""

@@ -115,11 +115,18 @@ class Tails:
         """Fill `base` and `valid` for tails whose head lies before the chunk."""
         outside = np.flatnonzero(local < 0)
         tails = work.tails[outside]
-        words = work.words[tails, self.layout.compound // 8].tolist()
+        words = work.words[tails, self.layout.compound // 8]
         frames = np.full(local.size, -1, np.int64)
+        # A gigantic page has 65535 such tails in a chunk: look at each run of equal ones once. A
+        # mask means the same head within the largest folio only.
+        groups = (tails + work.pfn_start) >> 18
+        begins = np.ones(tails.size, np.bool_)
+        begins[1:] = (words[1:] != words[:-1]) | (groups[1:] != groups[:-1])
+        starts = np.flatnonzero(begins)
+        ends = np.append(starts[1:], tails.size).tolist()
         known: dict[tuple[int, int], int] = {}
-        for place, tail, word in zip(outside.tolist(), tails.tolist(), words, strict=True):
-            pfn = work.pfn_start + tail
+        for start, end in zip(starts.tolist(), ends, strict=True):
+            pfn, word = work.pfn_start + int(tails[start]), int(words[start])
             key = word, pfn >> 18
             if key not in known:
                 if len(known) >= _MOST_FOREIGN_HEADS:
@@ -127,7 +134,7 @@ class Tails:
                 address = head_address(self.layout, self.memmap.page_address(pfn), word)
                 head = self.memmap.pfn_of(address)
                 known[key] = head if head < work.pfn_start and self._look_up(work, head) else -1
-            frames[place] = known[key]
+            frames[outside[start:end]] = known[key]
         work.foreign_of = frames
         for head, (signature, _, _) in work.foreign.items():
             theirs = frames == head

@@ -36,7 +36,7 @@ if grep -q memdesc.trial=1 /proc/cmdline; then echo "memdesc: the trial boot wor
 for module in /modules/*; do insmod $module || echo "insmod $module failed"; done
 mount -t ext4 -o noatime,commit=900 /dev/vda /root || exec reboot -f
 for place in proc sys dev; do mount --move /$place /root/$place; done
-export PYTHONHOME=/usr PYTHONPATH=/opt PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
+export PYTHONHOME=/usr PYTHONPATH=/opt:/opt/packages PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
 export OPENBLAS_NUM_THREADS=1
 exec switch_root /root /usr/bin/python3 -m memdesc.vm.init
 """

@@ -137,7 +137,8 @@ def _copy_python(staging: Path) -> None:
     for name in _PACKAGES:
         for folder in _package_folders(name):
             # Not stripped: tools that build wheels lay their libraries out in ways strip breaks.
-            place = library / "site-packages" / folder.name
+            # Not in site-packages: Debian's own Python does not look there.
+            place = staging / "opt" / "packages" / folder.name
             shutil.copytree(folder, place, ignore=_unwanted, dirs_exist_ok=True)
             for binary in [p for p in place.rglob("*.so*") if ".libs" not in str(folder)]:
                 _copy_libraries(binary, staging)

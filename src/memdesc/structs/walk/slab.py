@@ -163,6 +163,8 @@ def _nodes(view: View, cache: Object) -> list[Object]:
     for number in range(_MOST_NODES if count is None else min(view.i32(count), _MOST_NODES)):
         member = view.kernel.find_member("kmem_cache", path.format(number))
         pointer = view.u64(cache.address + member.offset) if member is not None else 0
+        if not pointer and count is not None:
+            continue  # a node without memory
         if not pointer:
             # Nodes are numbered from 0, and a struct has room only for those that there are.
             break

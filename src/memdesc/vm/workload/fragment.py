@@ -8,6 +8,7 @@ asks the kernel to move them.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -60,7 +61,7 @@ class Filler:
     """One process full of pages that are numbered from 1."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311 - a pattern, not a secret
+        self.random = random.Random(seed)
         self.kept: list[Any] = []
         self.refused: dict[str, str] = {}
         free = _meminfo("MemFree") // PAGE
@@ -70,11 +71,11 @@ class Filler:
 
     def number(self, first: int, end: int) -> None:
         """Touch the pages [first, end) by writing their numbers."""
-        count = end - first
-        words = (calls.ctypes.c_uint64 * (count * (PAGE // 8))).from_address(
+        words = (ctypes.c_uint64 * ((end - first) * (PAGE // 8))).from_address(
             self.address + first * PAGE
         )
-        np.frombuffer(words, np.uint64)[:: PAGE // 8] = np.arange(first + 1, end + 1)
+        view = np.frombuffer(memoryview(words).cast("B"), np.uint64)
+        view[:: PAGE // 8] = np.arange(first + 1, end + 1)
 
     def fill(self, between: Callable[[int], None] | None = None) -> None:
         """Touch every page; `between` is called after each helping with its number."""
@@ -243,8 +244,8 @@ def fill(name: str, seed: int = 1) -> dict[str, Any]:
         text = pipe.read()
     if not text:
         raise RuntimeError(f"the program {name} died")
-    value: dict[str, Any] = json.loads(text)
-    return value
+    note: dict[str, Any] = json.loads(text)
+    return note
 
 
 # --- ways to hold a page -----------------------------------------------------------------
@@ -272,7 +273,7 @@ def _read(filler: Filler, pages: Sequence[int]) -> None:
     root = Path("/sys/fs/cgroup")
     (root / "cgroup.subtree_control").write_text("+io")
     (root / "slow").mkdir()
-    device = os.stat(_DISK).st_rdev
+    device = Path(_DISK).stat().st_rdev
     limit = f"{os.major(device)}:{os.minor(device)} rbps=2"
     (root / "slow/io.max").write_text(limit)
     (root / "slow/cgroup.procs").write_text(str(os.getpid()))
@@ -280,7 +281,7 @@ def _read(filler: Filler, pages: Sequence[int]) -> None:
     filler.kept.append(fd)
     for first in range(0, len(pages), 128):
         buffers = [
-            memoryview((calls.ctypes.c_char * PAGE).from_address(filler.address + page * PAGE))
+            memoryview((ctypes.c_char * PAGE).from_address(filler.address + page * PAGE))
             for page in pages[first : first + 128]
         ]
         threading.Thread(target=os.preadv, args=(fd, buffers, first * PAGE), daemon=True).start()

@@ -48,6 +48,8 @@ def watch(buffer_kb: int = 8192) -> None:
     calls.mount("tracefs", str(_TRACING), "tracefs")
     (_TRACING / "tracing_on").write_text("0")
     (_TRACING / "buffer_size_kb").write_text(str(buffer_kb))
+    # What comes first is kept: later a block's held pages are tried again and again.
+    (_TRACING / "options/overwrite").write_text("0")
     # Appending is a matter of the flag: this file cannot seek, which Python's "a" would do.
     fd = os.open(_TRACING / "kprobe_events", os.O_WRONLY | os.O_APPEND)
     for probe in _PROBES:
@@ -69,7 +71,7 @@ def compact(times: int = 1) -> dict[str, Any]:
 
 
 @only_in_guest("take memory offline")
-def offline(block: int, seconds: int = 12) -> dict[str, Any]:
+def offline(block: int, seconds: int = 5) -> dict[str, Any]:
     """Take a memory block offline; errno (0: done, EINTR: the kernel was still trying)."""
     before = _vmstat()
     _libc.klogctl(_SYSLOG_CLEAR, None, 0)
@@ -181,18 +183,17 @@ class _Counting:
 @only_in_guest("read another process's memory")
 def check_numbers(pid: int, address: int, pages: int, step: int = 5) -> dict[str, int]:
     """Whether the pages that are left in a filler's region still hold their numbers."""
-    wrong = seen = 0
-    with open(f"/proc/{pid}/pagemap", "rb") as file:
+    wrong = 0
+    with Path(f"/proc/{pid}/pagemap").open("rb") as file:
         file.seek(address // PAGE * 8)
         words = np.frombuffer(file.read(pages * 8), np.uint64)
     present = np.flatnonzero(words >> np.uint64(63))[::step]
     fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     for page in present.tolist():
-        seen += 1
         number = struct.unpack("<Q", os.pread(fd, 8, address + page * PAGE))[0]
         wrong += number != page + 1
     os.close(fd)
-    return {"seen": seen, "wrong": wrong}
+    return {"seen": present.size, "wrong": wrong}
 
 
 # --- helpers -----------------------------------------------------------------------------
