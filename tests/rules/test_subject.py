@@ -136,9 +136,7 @@ def test_no_union_is_exact() -> None:
     ruling = alone(by_offlining, (vmalloc_or_stack, 0, 0, -1), kernel)
     assert ruling.only is not None
     assert ruling.certainty is Certainty.INFERRED
-    mixed = alone(
-        by_offlining, (vmalloc_or_stack | MemoryType.FREE_PCP.bit, 0, 0, -1), kernel
-    )
+    mixed = alone(by_offlining, (vmalloc_or_stack | MemoryType.FREE_PCP.bit, 0, 0, -1), kernel)
     assert mixed.only is None
     assert mixed.certainty is Certainty.NOT_VISIBLE
 

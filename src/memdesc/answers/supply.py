@@ -21,8 +21,6 @@ What limits the number in a zone, and how it is counted here (all in `mm/page_al
 A single request may get less, and a few in a row: after a compaction in vain the next ones are
 deferred, and blocks that were looked at are skipped for a while (`defer_compaction`,
 `__reset_isolation_suitable`).
-
-`memdesc.checks.moves` compares these numbers with those of real kernels.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ _OLDEST: Mapping[str, str] = MappingProxyType(
 
 def dirty_callback(file_system: str, release: KernelRelease) -> str | None:
     """The name of the callback; None for a file system that is not in the table."""
-    version = (release.major, release.minor) if release.is_known else (7, 2)
+    version: tuple[int, int] = (release.major, release.minor) if release.is_known else (7, 2)
     tables = [_NEW]
     if version < (7, 0):
         tables.insert(0, _OLDER)

@@ -44,7 +44,7 @@ class FailureBehaviour:
 
 def failure_behaviour(release: KernelRelease) -> FailureBehaviour:
     """What `release` does; an unknown one counts as the newest that was read."""
-    version = (release.major, release.minor) if release.is_known else (7, 2)
+    version: tuple[int, int] = (release.major, release.minor) if release.is_known else (7, 2)
     new = version >= (6, 11)
     return FailureBehaviour(
         unhandlable_message="get hwpoison page" if new else "unknown page",

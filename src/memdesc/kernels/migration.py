@@ -31,7 +31,7 @@ class MoveBehaviour:
 
 def move_behaviour(release: KernelRelease) -> MoveBehaviour:
     """What `release` does; an unknown one counts as the newest that was read."""
-    version = (release.major, release.minor) if release.is_known else (7, 2)
+    version: tuple[int, int] = (release.major, release.minor) if release.is_known else (7, 2)
     return MoveBehaviour(
         compaction_skips_compound=version < (6, 10),
         dirty_without_op_stays=version >= (6, 16),

@@ -38,9 +38,9 @@ def open_source(
             "--kpagecount and --kernel go with a raw kpageflags file only",
             hint="a live machine and a capture know both themselves",
         )
-    is_named = spec == "live" or spec.startswith(("live:", "tree:", "bundled:"))
-    if is_named and vmlinux is not None:
-        raise _only_dumps_take_vmlinux()
+    is_file = is_raw or spec == "/proc/kcore"
+    if not is_file and vmlinux is not None:
+        raise FormatError("--vmlinux goes with a crash dump only")
     if spec == "live":
         return _open_live(threads)
     if spec == "live:proc":

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memdesc.kernels.layout import MAPPING_KIND_MASK, MappingKind
 from memdesc.kernels.page_state import (
     SIG_HAS_MAPPING,
+    SIG_IN_FREE_BLOCK,
     SIG_MAPPING_SHIFT,
+    SIG_REFCOUNT_0,
     SIG_TAIL,
     SIG_TYPE_SHIFT,
     TypeCode,
 )
-from memdesc.structs.owned import OwnedRanges
+from memdesc.structs.owned import OwnedRanges, kind_code
 from memdesc.structs.pointers import Pointers
 from memdesc.structs.work import B_MAPPING_SHIFT, I64, U64, Work
+from memdesc.types import MemoryType
 
 __all__ = ["counted_whole", "mapcounts", "memcg_words", "memcgs", "owned_frames", "owners"]
 
@@ -74,8 +78,25 @@ def owners(work: Work, pointers: Pointers, owned: OwnedRanges | None) -> U64:
     keys[work.tails[whole]] = keys[work.heads_of[whole]]
     if owned is not None and len(owned):
         offsets, index = owned_frames(work, owned)
+        still = _still_owned(work.signatures[offsets], owned.kinds[index])
+        offsets, index = offsets[still], index[still]
         keys[offsets] = pointers.keys_of_walks(owned.owners[index], owned.names)
     return keys
+
+
+def _still_owned(signatures: U64, kinds: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """bool[n]: the struct page agrees with what a walk met (uint8[n] `kind_code`).
+
+    A live machine has given some frames away since: "cpu 0" then owns no anonymous page. The
+    same test as `memdesc.rules.structpage` makes before it believes a walk.
+    """
+    unused = signatures & np.uint64(SIG_REFCOUNT_0) != 0
+    pcp = kinds == kind_code(MemoryType.FREE_PCP)
+    agrees = (unused == pcp) | (kinds == kind_code(MemoryType.PAGE_TABLE))
+    typed = signatures >> np.uint64(SIG_TYPE_SHIFT) & np.uint64(15)
+    elsewhere = (signatures & np.uint64(SIG_IN_FREE_BLOCK) != 0) | (typed != TypeCode.NONE)
+    still: NDArray[np.bool_] = agrees & ~(unused & elsewhere)
+    return still
 
 
 def owned_frames(work: Work, owned: OwnedRanges) -> tuple[I64, I64]:

@@ -126,7 +126,9 @@ class DumpMemory:
                 data: bytes = self.prog.read(address, size_bytes)
         except self._fault as error:
             at = getattr(error, "address", address)
-            raise FaultError(f"{self.file.path} has no memory at {at:#x}", at) from None
+            missing = self.file.missing_bytes
+            hint = f"the file was cut: {missing:,} bytes are missing" if missing else ""
+            raise FaultError(f"{self.file.path} has no memory at {at:#x}", at, hint=hint) from None
         except Exception as error:  # drgn raises plain Exception for what its libraries say
             raise FaultError(f"{self.file.path} cannot be read: {error}", address) from None
         return data
