@@ -8,6 +8,7 @@ dump's are read from its memory.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["DumpSource", "LiveStructSource"]
 
 
+_FRESH_SECONDS = 1.0
+"""A live walk is used again for so long: one question about a page asks several times."""
+
+
 class _StructSource:
     """What both share: the scan over a kernel's memory map, and the walks beside it."""
 
@@ -42,6 +47,9 @@ class _StructSource:
         self.kernel = kernel
         self.threads = threads
         self.memmap = MemMap.find(kernel)
+        self._walks_tables = False
+        self._walked: OwnedRanges | None = None
+        self._walked_at = 0.0
 
     @property
     def machine(self) -> Machine:
@@ -65,10 +73,14 @@ class _StructSource:
     def owned(self) -> OwnedRanges:
         """What the walks over the kernel's structures find, as it is now.
 
-        Page tables are walked in a dump only: on a live machine it takes longer than all the
-        rest together.
+        Page tables are walked in a dump only: on a live machine that takes longer than all the
+        rest together. A dump is walked once.
         """
-        return walk_owned(self.kernel, self.memmap, tables=not self.kernel.is_live)
+        now = time.monotonic()
+        if self._walked is None or (self.kernel.is_live and now - self._walked_at > _FRESH_SECONDS):
+            self._walked = walk_owned(self.kernel, self.memmap, tables=self._walks_tables)
+            self._walked_at = now
+        return self._walked
 
     def totals(self, progress: Progress | None = None) -> Totals:
         return dataclasses.replace(self.scan(progress).totals(), machine=self.after())
@@ -144,9 +156,7 @@ class DumpSource(_StructSource):
         from memdesc.structs.dump import open_dump
 
         super().__init__(str(path), open_dump(path, vmlinux, progress), threads=threads)
-
-    def owned(self) -> OwnedRanges:
-        return walk_owned(self.kernel, self.memmap, tables=True)
+        self._walks_tables = True
 
     @cached_property
     def _machine(self) -> Machine:
