@@ -149,11 +149,11 @@ def test_map_counts_and_cgroups_of_a_guest_are_those_of_its_proc(
     size = min(counts.size, shown.size)
     # kpagecount of a slab frame is no map count on every kernel: nothing maps those.
     mapped = result.words(0, size) & np.uint64(KPF.MMAP) != 0
-    assert np.count_nonzero((counts[:size] != shown[:size]) & mapped) <= 32
+    assert np.count_nonzero((counts[:size] != shown[:size]) & mapped) <= size // 500
     # Kernels that show only heads read 0 for tails; here tails have their head's.
     told = charged[:size] != 0
     assert np.count_nonzero(told) > 10_000
-    assert np.count_nonzero((inodes[:size] != charged[:size]) & told) <= 32
+    assert np.count_nonzero((inodes[:size] != charged[:size]) & told) <= size // 500
 
 
 def test_the_machine_of_a_guest_is_that_of_its_proc(scan: StructScan, proc: Path) -> None:
