@@ -63,7 +63,7 @@ Node 1, zone   Normal
 
 def test_zoneinfo() -> None:
     assert parse_zoneinfo(ZONEINFO_6_18) == (
-        Zone(0, "DMA", 1, 4095, 3998, 3840, 3840, 2),
+        Zone(0, "DMA", 1, 4095, 3998, 3840, 3840, 2, wmark_min=10, reserve=24105),
         Zone(1, "Normal", 1048576, 5505024, 5505024, 622592, 77, 20898),
     )
 

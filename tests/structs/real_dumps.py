@@ -46,6 +46,19 @@ def real_dump(request: pytest.FixtureRequest, series: str) -> RealDump:
     )
 
 
+def writers_of(tree: Path) -> frozenset[int]:
+    """Processes that changed while the copy was written: its writer, and what that is a fork of.
+
+    Memory that they share is copied at the next write.
+    """
+    folders = (tree / "proc").glob("[0-9]*")
+    return frozenset(
+        int(path.name)
+        for path in folders
+        if path.name == "1" or (path / "comm").read_text() == "recorder\n"
+    )
+
+
 def _debug(series: str, release: str) -> Path | None:
     places = [Path("/usr/lib/debug/boot") / f"vmlinux-{release}"]
     places.append(Path("/usr/lib/debug/lib/modules") / release / "vmlinux")

@@ -37,11 +37,14 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.mark.vm
 def test_counts_and_owners_are_those_of_proc(world: World) -> None:
     mapcounts, cgroups = world.words("kpagecount"), world.words("kpagecgroup")
+    moving = world.frames_of_writers()
     checked = 0
     for descriptor in world.every:
         if not isinstance(descriptor, Folio):
             continue
         low, high = descriptor.pages.pfn_start, descriptor.pages.pfn_end
+        if moving[low:high].any():
+            continue
         entire = FolioPages(world.memmap, descriptor.pages).entire_mapcount()
         seen_by_proc = int(mapcounts[low:high].sum())
         if isinstance(descriptor, HugetlbFolio):

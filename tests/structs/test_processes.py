@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from small_btf import BtfWriter
-from structs.real_dumps import real_dump
+from structs.real_dumps import real_dump, writers_of
 
 from memdesc.errors import FaultError, NotReadableError, QuestionError
 from memdesc.kernels.pagemap import PM, SwapConfig
@@ -349,9 +349,14 @@ class Dumped:
 
     @property
     def pids(self) -> list[int]:
-        """Of all but process 1: that one was writing the copy while it was copied."""
+        """Of all but the one that wrote the copy, and changed while it did."""
         found = sorted(int(path.name) for path in (self.tree / "proc").glob("[0-9]*"))
-        return [pid for pid in found if pid != 1]
+        return [pid for pid in found if pid not in self.writers]
+
+    @property
+    def writers(self) -> frozenset[int]:
+        """The process that wrote the copy, and process 1, of which it is a fork."""
+        return writers_of(self.tree)
 
 
 @pytest.fixture(
@@ -401,20 +406,20 @@ def test_every_word_of_pagemap_is_that_of_proc(dumped: Dumped) -> None:
     assert compared > 100_000
 
 
-def resident(found: Attribution) -> dict[int, tuple[int, int]]:
-    """pid -> (frames mapped, proportional share in units of 2**-20 frames)."""
+def resident(found: Attribution, but: frozenset[int]) -> dict[int, tuple[int, int]]:
+    """pid -> (frames mapped, proportional share in units of 2**-20 frames), without `but`."""
     mappings = found.mappings
     lengths = mappings.nr_pages.astype(np.int64)
     frames = np.repeat(mappings.pfn_start.astype(np.int64), lengths)
     frames += np.arange(frames.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     owner = np.repeat(found.process_of_mapping, lengths)
-    other = found.processes.pid[owner] != 1
+    other = ~np.isin(found.processes.pid[owner], sorted(but))
     frames, owner = frames[other], owner[other]
     share = (1 << 20) / np.bincount(frames)[frames]
     return {
         int(pid): (int((owner == index).sum()), round(float(share[owner == index].sum())))
         for index, pid in enumerate(found.processes.pid)
-        if pid != 1
+        if pid not in but
     }
 
 
@@ -422,7 +427,7 @@ def test_every_process_has_the_pages_and_the_share_that_proc_gives_it(dumped: Du
     found = attribution_of(dumped.kernel, dumped.memmap, zero=())
     found.check()
     expected = read_processes(dumped.tree, zero=())
-    assert resident(found) == resident(expected)
+    assert resident(found, dumped.writers) == resident(expected, dumped.writers)
     assert found.report.is_complete
     assert found.report.kernel_threads > 20
     for name in ("swapped", "guard", "hwpoison", "special"):

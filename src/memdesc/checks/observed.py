@@ -3,8 +3,8 @@
 An answer that a rule gives is *inferred*; where a sweep made a frame of the same kind fail
 on the same kernel series and the same came of it, it was *observed*.
 
-    >>> observed_on(MemoryType.SLAB, ("ignored", "get hwpoison page", "EBUSY"))
-    ('6.12', '7.2')
+    >>> "6.12" in observed_on(MemoryType.SLAB, ("ignored", "get hwpoison page", "EBUSY"))
+    True
 """
 
 from __future__ import annotations
