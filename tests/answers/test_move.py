@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_worlds import known_source
-from worlds import raw_map
+from worlds import raw_map, tree
 
 from memdesc.answers.ledger import ledger
 from memdesc.answers.move import Movement, move, parse_area
@@ -131,3 +131,27 @@ def test_what_is_no_area(text: str) -> None:
 def test_a_machine_without_zones() -> None:
     with pytest.raises(QuestionError, match="0 zones"):
         parse_area("zone:Normal", Machine(), 100)
+
+
+def test_a_block_without_room_elsewhere(tmp_path: Path) -> None:
+    """Pages of an ordinary zone never go to Movable, those of Movable go anywhere."""
+    words = np.zeros(4 * TILE, np.uint64)
+    words[:TILE] = ANON
+    words[TILE : TILE + 100] = KPF.BUDDY
+    words[TILE + 100 : 2 * TILE] = KPF.SLAB
+    words[2 * TILE : 3 * TILE] = ANON
+    words[3 * TILE :] = KPF.BUDDY
+    zones = {"Normal": (0, 100), "Movable": (2 * TILE, TILE)}
+    text = "".join(
+        f"Node 0, zone {name:>8}\n  pages free     {free}\n        min      0\n"
+        f"        spanned  {2 * TILE}\n        present  {2 * TILE}\n        managed  {2 * TILE}\n"
+        f"  start_pfn:           {start}\n"
+        for name, (start, free) in zones.items()
+    )
+    ram = f"00000000-{(4 * TILE << 12) - 1:08x} : System RAM\n"
+    source = tree(tmp_path, words, files={"proc/iomem": ram, "proc/zoneinfo": text})
+    ordinary = move(source.map(), pages(0, TILE))
+    assert (ordinary.frames_to_move, ordinary.room, ordinary.lacks_room) == (TILE, 100, True)
+    assert ordinary.can_be_emptied is None
+    movable = move(source.map(), pages(2 * TILE, 3 * TILE))
+    assert (movable.room, movable.lacks_room) == (TILE + 100, False)

@@ -122,6 +122,9 @@ class BlockCounts:
     """bool[b]: one large page fills it."""
     droppable: Ints
     """int64[b]: movable frames that are clean page cache."""
+    unused: Ints
+    """int64[b]: frames of large anonymous folios that nobody maps any more: a split gives
+    them back."""
     zones: Ints
     """int64[b]: number of the zone, -1 for none."""
     by_name: Ints
@@ -138,6 +141,7 @@ class _PartCount:
     whole: NDArray[np.bool_]
     huge: NDArray[np.bool_]
     droppable: Ints
+    unused: Ints
     zones: Ints
     name_codes: Ints
     by_name: Ints
@@ -183,6 +187,7 @@ def count_blocks(
         np.concatenate([part.whole for part in done]),
         np.concatenate([part.huge for part in done]),
         np.concatenate([part.droppable for part in done]),
+        np.concatenate([part.unused for part in done]),
         np.concatenate([part.zones for part in done]),
         by_name,
         tuple(_cheapest([one for part in done for one in part.cheap], cheapest)),
@@ -209,6 +214,9 @@ class _Counter:
         self.regions = regions
         is_tail = table.with_flags(KPF.COMPOUND_TAIL) & ~table.with_flags(KPF.BUDDY)
         self._is_head = table.with_flags(KPF.COMPOUND_HEAD)
+        self._is_large_anon = table.within(TypeSet.of(MemoryType.ANON)) & table.with_flags(
+            KPF.COMPOUND_HEAD | KPF.COMPOUND_TAIL
+        )
         self._tail = np.where(is_tail, np.uint8(_TAIL), np.uint8(0))
         self._columns = _columns(table, kernel, gone)
         self._gone_owners = np.array([name in gone.owners for name in self.names.owner_names])
@@ -251,9 +259,20 @@ class _Counter:
         codes, by_name = _by_name(names, at, sizes[ways], certain, frames)
         cheap = self._cheap(at, names, frames, first)
         loose = counted[:, _LOOSE]
-        return _PartCount(first, frames, whole, huge, loose, zones, codes, by_name, cheap)
+        unused = self._unused(part, first, blocks)
+        return _PartCount(first, frames, whole, huge, loose, unused, zones, codes, by_name, cheap)
 
     # --- helpers -------------------------------------------------------------------------
+
+    def _unused(self, part: MemoryMap, first: int, blocks: int) -> Ints:
+        """int64[blocks]: frames of large anonymous folios that nobody maps. An extent of tails
+        lies in one folio, and so in one block of at least its size."""
+        if part.mapcounts is None or not self._is_large_anon.any():
+            return np.zeros(blocks, np.int64)
+        found = np.flatnonzero(part.mapcounts == 0)
+        found = found[self._is_large_anon[part.facts[found]]]
+        block = (part.pfn_starts[found].astype(np.int64) >> self.shift) - first
+        return np.bincount(block, part.nr_pages[found], minlength=blocks).astype(np.int64)
 
     def _pieces(self, part: MemoryMap) -> tuple[Ints, NDArray[np.uint8], Ints]:
         """(first frame, column, which of them were inserted) of the extents, cut at the borders

@@ -32,6 +32,7 @@ from memdesc.answers.block_counts import (
 from memdesc.answers.failure import knowledge_of
 from memdesc.answers.supply import Supply, supply_of
 from memdesc.errors import QuestionError
+from memdesc.kernels.migration import move_behaviour
 from memdesc.map.extents import MemoryMap
 from memdesc.map.parts import PART_FRAMES, parts_of
 from memdesc.types import PAGE_SHIFT, TypeSet
@@ -160,6 +161,8 @@ class Blocks:
                 "now": self.supply.now,
                 "compacted_min": self.supply.compacted_min,
                 "compacted_max": self.supply.compacted_max,
+                "faulted_min": self.supply.faulted_min,
+                "faulted_max": self.supply.faulted_max,
                 "reclaimed_min": self.supply.reclaimed_min,
                 "reclaimed_max": self.supply.reclaimed_max,
             },
@@ -208,7 +211,7 @@ def blocks(
         counts=counts.frames[kept],
         huge=counts.huge[kept],
         blockers=_blockers(counts),
-        supply=supply_of(counts, first.machine.zones),
+        supply=supply_of(counts, first.machine.zones, move_behaviour(first.machine.release)),
         cheapest=tuple(
             BlockRow(
                 one.block * nr_pages,

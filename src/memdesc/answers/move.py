@@ -1,8 +1,11 @@
 """Can this memory be moved away? A page, a range, a memory block or a whole zone.
 
 Offlining a memory block, and every large contiguous allocation, has to empty a range; one
-page that cannot move stops it.  The answer counts what lies in the range and names what
-would stop it, before anybody tries.
+page that cannot move stops it, and so does a lack of free frames to move to.  The answer
+counts what lies in the range and names what would stop it, before anybody tries.
+
+Pages of ZONE_MOVABLE go to any zone, all others never there
+(`mm/migrate.c:alloc_migration_target` @6.1, @6.12, @7.2).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from memdesc.map.machine import Machine
 from memdesc.map.parts import facts_of_folios, orders_of, parts_of
 from memdesc.map.threads import in_order, thread_count
 from memdesc.rules.classify import Backing
-from memdesc.rules.move import MoveOutcome, by_compaction, by_offlining
+from memdesc.rules.move import MovedBy, MoveOutcome, by_compaction, by_offlining
 from memdesc.rules.subject import Asker, Ruling
 from memdesc.types import PAGE_SIZE_BYTES, Certainty, MemoryType, Pfn, PfnRange, TypeSet
 
@@ -48,6 +51,13 @@ class MovementRow:
         answers = {outcome.moves for outcome in self.offlining.outcomes}
         return answers.pop() if len(answers) == 1 else None
 
+    @property
+    def leaves(self) -> bool | None:
+        """As `moves`, but with time: offlining tries again, and drains per-CPU batches first
+        (`mm/memory_hotplug.c:offline_pages`, lru_cache_disable @6.1)."""
+        answers = {outcome.moves or outcome.passing for outcome in self.offlining.outcomes}
+        return answers.pop() if len(answers) == 1 else None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "type": self.types.json,
@@ -71,13 +81,28 @@ class Movement:
     not_present: int
     """Frames of the area that no RAM backs."""
     notes: tuple[str, ...] = ()
+    room: int | None = None
+    """Frames outside the area that its pages may be moved to, without reclaim; None where the
+    source has no zones."""
 
     @property
     def can_be_emptied(self) -> bool | None:
-        """True: everything moves; False: something certainly does not; None: it depends on
-        what the source cannot see."""
-        answers = {row.moves for row in self.rows}
-        return False if False in answers else None if None in answers else True
+        """True: everything moves, if not at once; False: something certainly does not; None: it
+        depends on what the source cannot see, or on reclaim making room."""
+        answers = {row.leaves for row in self.rows}
+        if False in answers:
+            return False
+        return None if None in answers or self.lacks_room else True
+
+    @property
+    def frames_to_move(self) -> int:
+        """Frames that have to go somewhere else."""
+        return sum(row.frames for row in self.rows if _is_moved(row.offlining))
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether reclaim would have to make room first."""
+        return self.room is not None and self.frames_to_move > self.room
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -87,6 +112,8 @@ class Movement:
             "frames_present": sum(row.frames for row in self.rows),
             "frames_not_present": self.not_present,
             "can_be_emptied": self.can_be_emptied,
+            "frames_to_move": self.frames_to_move,
+            "frames_of_room": self.room,
             "rows": [row.to_json() for row in self.rows],
             "notes": list(self.notes),
         }
@@ -122,7 +149,8 @@ def move(result: MemoryMap | Iterable[MemoryMap], pages: PfnRange, name: str = "
     order = {False: 0, None: 1, True: 2}
     rows.sort(key=lambda row: (order[row.moves], -row.frames, row.types.mask, row.owner))
     notes = _notes(count.sees_references, rows)
-    return Movement(name or str(pages), pages, tuple(rows), count.absent, notes)
+    room = _room(count.machine, pages, rows)
+    return Movement(name or str(pages), pages, tuple(rows), count.absent, notes, room)
 
 
 def parse_area(text: str, machine: Machine, pfn_end: int) -> PfnRange:
@@ -284,6 +312,31 @@ class _Count:
 
 _CELLS = 32 * 3
 """Cells of one fact: orders from -1 to 30, and references -1, 0 and 1."""
+
+
+def _is_moved(ruling: Ruling[MoveOutcome]) -> bool:
+    return any(one.moves and one.by is not MovedBy.NOTHING for one in ruling.outcomes)
+
+
+def _room(machine: Machine, pages: PfnRange, rows: Sequence[MovementRow]) -> int | None:
+    """Free frames outside `pages`, above the marks of the zones that its pages may go to."""
+    if not machine.zones:
+        return None
+    mine = [
+        zone
+        for zone in machine.zones
+        if zone.pfn_start < pages.pfn_end and pages.pfn_start < zone.pfn_end
+    ]
+    anywhere = all(zone.name == _MOVABLE_ZONE for zone in mine)
+    room = -sum(row.frames for row in rows if row.types.names[0] in _FREE_NAMES)
+    for zone in machine.zones:
+        if zone.managed and (anywhere or zone.name != _MOVABLE_ZONE):
+            room += max(0, zone.free + zone.pcp - zone.wmark_min - zone.reserve)
+    return max(0, room)
+
+
+_MOVABLE_ZONE = "Movable"
+_FREE_NAMES = (MemoryType.FREE.value, MemoryType.FREE_PCP.value)
 
 
 def _notes(sees_references: bool, rows: Sequence[MovementRow]) -> tuple[str, ...]:

@@ -3,20 +3,21 @@
 What limits the number in a zone, and how it is counted here (all in `mm/page_alloc.c`,
 `mm/compaction.c`, `mm/hugetlb.c` @6.1, @6.12, @7.2):
 
-- *Blocks.* Only a block without frames that stay can be emptied.  The kernel does not choose
-  the cheapest: it goes through the zone from below and fills free frames from above
-  (`compact_zone`); after enough requests the outcome is close to choosing them.
+- *Blocks.* Only a block without frames that stay can be emptied.  At most, the cheapest are; at
+  least, those below the point where the two scanners meet: one empties blocks from below, the
+  other fills free frames from above, whatever could have been made of them, and leaves out
+  only whole free blocks (`compact_zone`, `suitable_migration_target`).
 - *Room.* The pages of emptied blocks need free frames elsewhere in the same zone; compaction
   moves nothing across zones.
 - *Watermarks.* An allocation must leave `min` and the frames that are kept from memory which
   may also lie in a higher zone (`__zone_watermark_ok`, `lowmem_reserve`).  Compaction is not
   begun unless, beside these, `low` and twice the block are free (`compaction_suitable`,
-  `compact_gap`), so it ends with less than one block above `low` plus one: what lies between
-  that and `min` may be had or not.
+  `compact_gap`): what lies between that and `min` may be had or not.
 - *Per-CPU lists.* Frames on them count as room at most; they are drained only in need.
-- *Page cache.* Those who go on asking have clean page cache dropped: at least the inactive half
-  of it (`inactive_list_is_low` keeps the lists at 1:1 below 1 GiB), at most all.  Slab caches
-  are left out here.
+- *Page cache.* Those who go on asking have clean page cache dropped: what share of it, depends on
+  the kernel and on who asks (`memdesc.kernels.migration`).  Slab caches are left out here.
+- *Torn huge pages.* Frames of a large anonymous folio that nobody maps come back when reclaim
+  splits it (`deferred_split_scan`), and its other pages can be moved then.
 
 A single request may get less, and a few in a row: after a compaction in vain the next ones are
 deferred, and blocks that were looked at are skipped for a while (`defer_compaction`,
@@ -33,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.answers.block_counts import BLOCKING, FREE, MAYBE, MOVABLE, BlockCounts
+from memdesc.kernels.migration import MoveBehaviour
 from memdesc.map.machine import Zone
 
 __all__ = ["Supply", "supply_of"]
@@ -51,44 +53,44 @@ class Supply:
     moves, and all marks kept."""
     compacted_max: int
     """What is had at most without dropping page cache."""
+    faulted_min: int
+    """What faults get at least (transparent huge pages) that go on asking."""
+    faulted_max: int
     reclaimed_min: int
-    """What those have at least who go on asking: with half of the clean page cache dropped."""
+    """What the hugetlb pool gets at least that goes on asking."""
     reclaimed_max: int
     """And at most: with all of it dropped, and down to the last mark."""
 
 
-def supply_of(counts: BlockCounts, zones: Sequence[Zone]) -> Supply:
+def supply_of(counts: BlockCounts, zones: Sequence[Zone], behaviour: MoveBehaviour) -> Supply:
     """Blocks to be had, added up over the zones; `zones` are those of the machine.
 
     Where the marks of a zone are not visible they count as 0.
     """
-    now = least = most = asked = reclaimed = 0
+    shares = (0.0, 0.0), behaviour.cache_dropped_by_faults, behaviour.cache_dropped_by_pool
+    sums = np.zeros(1 + 2 * len(shares), np.int64)
     for number in np.unique(counts.zones[counts.zones >= -1]).tolist():
         zone = zones[number] if number >= 0 else None
         part = _Part.of(counts, counts.zones == number, zone)
-        now += part.now
-        least += part.at_least(0)
-        asked += part.at_least(_DROPPED)
-        most += part.at_most(0)
-        reclaimed += part.at_most(1)
-    return Supply(now, least, most, asked, reclaimed)
+        ranges = ((part.at_least(least), part.at_most(most)) for least, most in shares)
+        sums += [part.now, *(bound for both in ranges for bound in both)]
+    return Supply(*sums.tolist())
 
 
 # --- helpers -----------------------------------------------------------------------------
 
-_DROPPED: Final = 0.5
-_GAP_BLOCKS: Final = 1
-"""Blocks above `low` that may be left when compaction is not begun any more (`compact_gap` is
-two, of which the last one that was made has been taken)."""
+_GAP_BLOCKS: Final = 2
+"""Blocks above `low` without which compaction is not begun (`compact_gap`)."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The blocks of one zone that are not huge pages already."""
+    """The blocks of one zone, without huge pages that are whole."""
 
     size: int
     frames: Ints
     droppable: Ints
+    unused: Ints
     free: int
     """Free frames of the whole zone; its own counter knows also those in blocks that it
     shares with another zone or a hole."""
@@ -102,13 +104,14 @@ class _Part:
 
     @classmethod
     def of(cls, counts: BlockCounts, mine: NDArray[np.bool_], zone: Zone | None) -> _Part:
-        usable = mine & counts.whole & ~counts.huge
+        usable = mine & counts.whole & (~counts.huge | (counts.unused > 0))
         kept = (zone.wmark_min, zone.wmark_low, zone.reserve) if zone else (0, 0, 0)
         counted = zone.free + zone.pcp if zone else 0
         return cls(
             counts.nr_pages,
             counts.frames[usable],
             counts.droppable[usable],
+            counts.unused[usable],
             max(int(counts.frames[mine, FREE].sum()), counted),
             int(counts.droppable[mine].sum()),
             zone.pcp if zone else 0,
@@ -126,21 +129,25 @@ class _Part:
         """With what certainly moves, all marks kept and the lists full; `dropped` is the share
         of clean page cache that is gone."""
         usable = self.frames[:, BLOCKING] + self.frames[:, MAYBE] == 0
-        free, moving = self._after(dropped, self.frames[:, MOVABLE])
-        room = self.free - self.on_lists - self.soft + int(self.cache * dropped)
-        return max(self.now, min(_packed(free, moving, usable), room // self.size))
+        free, moving, gained = self._after(dropped, self.frames[:, MOVABLE])
+        room = (self.free - self.on_lists - self.soft + gained) // self.size
+        found = min(_packed(free, moving, usable), _scanned(free, moving, usable, self.size))
+        return max(self.now, min(found, room))
 
     def at_most(self, dropped: float) -> int:
         """With what perhaps moves, and down to the last mark."""
         usable = self.frames[:, BLOCKING] == 0
-        free, moving = self._after(dropped, self.frames[:, MOVABLE] + self.frames[:, MAYBE])
-        room = self.free - self.hard + int(self.cache * dropped)
-        return max(self.now, min(_packed(free, moving, usable), room // self.size))
+        free, moving, gained = self._after(dropped, self.frames[:, MOVABLE] + self.frames[:, MAYBE])
+        room = (self.free - self.hard + gained) // self.size
+        return max(self.now, min(_packed(free, moving, usable), room))
 
-    def _after(self, dropped: float, moving: Ints) -> tuple[Ints, Ints]:
-        """Free and movable frames per block, with a share of the cache gone."""
-        gone = np.minimum((self.droppable * dropped).astype(np.int64), moving)
-        return self.frames[:, FREE] + gone, moving - gone
+    def _after(self, dropped: float, moving: Ints) -> tuple[Ints, Ints, int]:
+        """Free and movable frames per block with a share of the cache gone, and how many
+        frames that gave in the whole zone. Folios are split when there is reclaim at all."""
+        gone = (self.droppable * dropped).astype(np.int64) + (self.unused if dropped else 0)
+        gone = np.minimum(gone, moving)
+        outside = int((self.cache - int(self.droppable.sum())) * dropped)
+        return self.frames[:, FREE] + gone, moving - gone, int(gone.sum()) + outside
 
 
 def _packed(free: Ints, moving: Ints, usable: NDArray[np.bool_]) -> int:
@@ -154,3 +161,14 @@ def _packed(free: Ints, moving: Ints, usable: NDArray[np.bool_]) -> int:
     room = int(free.sum()) - np.cumsum(free[order])
     fits = np.flatnonzero(needed <= room)
     return int(fits[-1]) + 1 if fits.size else 0
+
+
+def _scanned(free: Ints, moving: Ints, usable: NDArray[np.bool_], size: int) -> int:
+    """Blocks that are empty when the scanners have met: usable ones below that point, and
+    those above it that were free from the start."""
+    is_free = free == size
+    targets = np.where(is_free, 0, free)
+    below = np.concatenate([[0], np.cumsum(moving)])
+    above = int(targets.sum()) - np.concatenate([[0], np.cumsum(targets)])
+    meet = int(np.flatnonzero(below <= above)[-1])
+    return int(usable[:meet].sum()) + int((is_free & usable)[meet:].sum())

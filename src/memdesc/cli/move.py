@@ -109,6 +109,11 @@ def _show(answer: Movement | NoPage) -> None:
         False: "it cannot be emptied",
         None: "it depends on what this source cannot see",
     }[answer.can_be_emptied]
+    if answer.can_be_emptied is None and answer.lacks_room:
+        verdict = (
+            f"{size(answer.frames_to_move * PAGE_SIZE_BYTES)} would have to go where "
+            f"{size((answer.room or 0) * PAGE_SIZE_BYTES)} are free: reclaim must make room"
+        )
     out.print(
         f"{answer.name}  {size(present * PAGE_SIZE_BYTES)} in frames {answer.pages}: {verdict}",
         style="bold",

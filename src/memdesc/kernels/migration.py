@@ -28,6 +28,15 @@ class MoveBehaviour:
     """A dirty page of a file system without migrate_folio is refused (7.2); before, it is
     written out first by synchronous migration (6.1, 6.12). 6.16, believed: writepage went."""
 
+    cache_dropped_by_faults: tuple[float, float]
+    """The share of clean page cache that faults for huge pages have dropped when they go on, at
+    least and at most. Measured in fragmented guests: next to nothing in 6.1 (two lists, a fault
+    reclaims only where compaction lacks free memory), most of it in 6.12 (multi-generation
+    LRU; its release is believed)."""
+
+    cache_dropped_by_pool: tuple[float, float]
+    """The same for those who enlarge the hugetlb pool."""
+
 
 def move_behaviour(release: KernelRelease) -> MoveBehaviour:
     """What `release` does; an unknown one counts as the newest that was read."""
@@ -35,4 +44,6 @@ def move_behaviour(release: KernelRelease) -> MoveBehaviour:
     return MoveBehaviour(
         compaction_skips_compound=version < (6, 10),
         dirty_without_op_stays=version >= (6, 16),
+        cache_dropped_by_faults=(0.625, 1.0) if version >= (6, 10) else (0.0, 0.5),
+        cache_dropped_by_pool=(0.625, 1.0) if version >= (6, 10) else (0.5, 1.0),
     )

@@ -212,7 +212,7 @@ class Capture:
         return self.info.pfn_end
 
     def parts(self, progress: Progress | None = None) -> Iterator[MemoryMap]:
-        """The map in parts, without map counts and cgroups; memory for one part at a time."""
+        """The map in parts, without cgroups; memory for one part at a time."""
         table, machine = self.table, self.machine
         for rows in _in_parts(self._extents(progress)):
             wide = rows.pfn_end > 0xFFFFFFFF
@@ -223,6 +223,7 @@ class Capture:
                 facts=rows.fact,
                 pfn_end=rows.pfn_end,
                 pfn_start=int(rows.pfn_start[0]),
+                mapcounts=rows.mapcount,
                 unseen=self.info.unseen,
                 stats=self.info.scan,
             )
@@ -446,20 +447,27 @@ _PART_ROWS = 1 << 18
 
 
 def _in_parts(batches: Iterator[_Rows]) -> Iterator[_Rows]:
-    """Batches joined and cut at multiples of `PART_FRAMES`; they are copies."""
+    """Batches joined and cut at multiples of `PART_FRAMES`, without cgroups; copies."""
     starts: list[NDArray[np.int64]] = []
     facts: list[NDArray[np.uint16]] = []
+    counts: list[NDArray[np.uint32]] = []
     held = pfn_end = 0
 
     def part(size: int, end: int) -> _Rows:
         start, fact = np.concatenate(starts), np.concatenate(facts)
         starts[:], facts[:] = [start[size:]], [fact[size:]]
-        start = start[:size]
-        return _Rows(start, np.diff(start, append=end), fact[:size], None, None)
+        start, count = start[:size], None
+        if counts:
+            joined = np.concatenate(counts)
+            counts[:] = [joined[size:]]
+            count = joined[:size]
+        return _Rows(start, np.diff(start, append=end), fact[:size], count, None)
 
     for rows in batches:
         starts.append(rows.pfn_start.copy())
         facts.append(rows.fact.copy())
+        if rows.mapcount is not None:
+            counts.append(rows.mapcount.copy())
         held, pfn_end = held + rows.fact.size, rows.pfn_end
         border = pfn_end & -PART_FRAMES
         if held < _PART_ROWS or border <= int(starts[0][0]):
@@ -471,6 +479,9 @@ def _in_parts(batches: Iterator[_Rows]) -> Iterator[_Rows]:
             fact = np.concatenate(facts)
             starts[:] = [np.insert(joined, at, border)]
             facts[:] = [np.insert(fact, at, fact[at - 1])]
+            if counts:
+                count = np.concatenate(counts)
+                counts[:] = [np.insert(count, at, count[at - 1])]
         yield part(at, border)
         held = starts[0].size
     if held:
