@@ -1,0 +1,1 @@
+"""A machine whose pages carry memdescs: an executable page allocator and slab allocator."""

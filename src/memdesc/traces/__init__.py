@@ -1,0 +1,1 @@
+"""Traces of the kernel's memory events, read into columns."""
