@@ -18,7 +18,7 @@ from memdesc.answers.exposure import (
     failure_by_process,
     failure_by_range,
 )
-from memdesc.answers.failure import FAILURE_BY, failure
+from memdesc.answers.failure import FAILURE_BY, FailureRow, failure
 from memdesc.answers.ledger import ledger
 from memdesc.answers.usage import Usage
 from memdesc.errors import QuestionError
@@ -75,6 +75,24 @@ def test_what_was_observed(tmp_path: Path) -> None:
     assert (slab.basis, slab.observed_on) == ("observed", ("6.12", "7.2"))
     assert (tables.basis, tables.observed_on) == ("inferred", ("6.12",))
     assert {row.basis for row in failure(result).rows} == {"inferred"}
+
+
+def test_a_row_of_several_outcomes_is_observed_in_part(tmp_path: Path) -> None:
+    """Page cache that /proc shows: dropped, or still held by somebody."""
+    words = [int(KPF.LRU | KPF.UPTODATE)]
+
+    def observed(kind: MemoryType, outcome: tuple[str, ...]) -> tuple[str, ...]:
+        return ("6.12", "7.2") if outcome[0] == "recovered" else ("7.2",)
+
+    def row(release: str) -> FailureRow:
+        result = raw_map(tmp_path, words, release=release)
+        (row,) = failure(result, observed=observed).rows
+        assert [out.verdict.value for out in row.hard.outcomes] == ["recovered", "failed"]
+        return row
+
+    assert (row("7.2.13").is_observed, row("7.2.13").is_observed_in_part) == (True, False)
+    assert (row("6.12.9").is_observed, row("6.12.9").is_observed_in_part) == (False, True)
+    assert (row("6.6.1").is_observed, row("6.6.1").is_observed_in_part) == (False, False)
 
 
 def test_tails_of_6_1_leave_open_whether_they_are_dirty(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from memdesc.checks.kept import load_map
-from memdesc.checks.page import cell_text, matrix_of, render_markdown
+from memdesc.checks.page import cell_text, kept_groups, matrix_of, render_markdown
 from memdesc.checks.planted import PLANTED
 from memdesc.checks.run import LIVE_PROC, LIVE_STRUCT, VMCORE, check, record_kernel
 from memdesc.checks.runs import FOLDER, Cell, Row, Run, read_run, recorded_runs, write_run
@@ -46,7 +46,8 @@ BUNDLED = [
 
 def test_the_committed_page_is_made_from_the_run_files() -> None:
     page = (ROOT / "docs/reference/matrix.md").read_text()
-    assert page == render_markdown(list(RUNS.values())), "memdesc matrix --markdown"
+    runs = list(RUNS.values())
+    assert page == render_markdown(runs, kept_groups(runs)), "memdesc matrix --markdown"
 
 
 def test_every_kernel_of_the_rig_was_checked() -> None:

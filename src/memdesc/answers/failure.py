@@ -62,6 +62,8 @@ class FailureRow:
     """Kernel series on which a frame of this type failed in the first of these ways."""
     is_observed: bool = False
     """Every one of these outcomes was seen on this machine's series."""
+    is_observed_in_part: bool = False
+    """The first of them was, and others were not."""
 
     @property
     def basis(self) -> str:
@@ -243,8 +245,9 @@ def _row(
 ) -> FailureRow:
     seen = observed_on(types, hard, observed)
     series = f"{machine.release.major}.{machine.release.minor}"
-    is_observed = machine.release.is_known and all(series in one for one in seen)
-    return FailureRow(part, types, frames, hard, soft, seen[0], is_observed)
+    here = [machine.release.is_known and series in one for one in seen]
+    in_part = here[0] and not all(here)
+    return FailureRow(part, types, frames, hard, soft, seen[0], all(here), in_part)
 
 
 def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge) -> list[Ruling[_T]]:

@@ -1,18 +1,35 @@
 """What was checked, as tables: cells for the screen, and the page docs/reference/matrix.md.
 
-Both are made from the run files alone (`memdesc.checks.runs`).
+Both are made from the run files alone (`memdesc.checks.runs`), and from what is kept beside
+them (`GROUPS`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from memdesc.checks.runs import Cell, Run, Walk
+from memdesc.checks.groups import RowGroup, narrowed
+from memdesc.checks.runs import FOLDER, Cell, Run, Walk
+from memdesc.checks.sweep_group import failure_group
 from memdesc.types import MemoryType, TypeSet
 
-__all__ = ["WORDS", "Column", "Matrix", "cell_text", "matrix_of", "render_markdown"]
+__all__ = [
+    "GROUPS",
+    "WORDS",
+    "Column",
+    "Matrix",
+    "cell_text",
+    "kept_groups",
+    "matrix_of",
+    "render_markdown",
+]
+
+GROUPS: Final[tuple[Callable[[Path], RowGroup | None], ...]] = (failure_group,)
+"""What makes further groups of rows, in the order of the page: each from a folder with the data,
+None where that has none."""
 
 WORDS: Final = (
     ("exact", "every frame of the type is named as that type and nothing else"),
@@ -75,9 +92,22 @@ def cell_text(cell: Cell | None, *, frames: bool = True) -> str:
     return f"{word} {cell.frames:,}" if frames else word
 
 
-def render_markdown(runs: Sequence[Run]) -> str:
+def kept_groups(
+    runs: Sequence[Run], folder: Path = FOLDER, *, source: str | None = None
+) -> list[RowGroup]:
+    """Every group that `folder` has data for, about the kernels of `runs`.
+
+    Raises FormatError for a file that cannot be read.
+    """
+    series = [run.series for run in runs]
+    found = (make(folder) for make in GROUPS)
+    parts = (narrowed(group, series, source=source) for group in found if group is not None)
+    return [part for part in parts if part is not None]
+
+
+def render_markdown(runs: Sequence[Run], groups: Sequence[RowGroup]) -> str:
     """The text of docs/reference/matrix.md."""
-    return "\n".join(_page(runs)) + "\n"
+    return "\n".join(_page(runs, groups)) + "\n"
 
 
 # --- cells -------------------------------------------------------------------------------
@@ -118,7 +148,7 @@ the code disagree.
 """
 
 
-def _page(runs: Sequence[Run]) -> Iterator[str]:
+def _page(runs: Sequence[Run], groups: Sequence[RowGroup]) -> Iterator[str]:
     yield _INTRODUCTION
     yield from _table(
         ("Kernel", "Release", "Recorded", "Frames", "Named wrongly", "Truth open"),
@@ -161,6 +191,8 @@ def _page(runs: Sequence[Run]) -> Iterator[str]:
                 if types.is_certain
             ),
         )
+    for group in groups:
+        yield from _group(group, group.columns(run.series for run in runs))
     yield from _unions(runs)
     yield from _unseen(runs)
     yield from _planted(runs)
@@ -181,6 +213,24 @@ _SOURCES = {
 
 def _sources(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(source for run in runs for source in run.sources))
+
+
+def _group(group: RowGroup, columns: Sequence[str]) -> Iterator[str]:
+    yield f"## {group.title}"
+    yield ""
+    yield group.introduction
+    yield ""
+    yield from _table(
+        (group.what, "Facts from", *columns),
+        (
+            (
+                row.what,
+                row.source,
+                *(row.cells[name].text if name in row.cells else "-" for name in columns),
+            )
+            for row in group.rows
+        ),
+    )
 
 
 def _unions(runs: Sequence[Run]) -> Iterator[str]:

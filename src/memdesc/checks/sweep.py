@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from memdesc.sources.structs import DumpSource
 from memdesc.vm.guest import Guest, GuestEndedError, GuestProgramError, GuestTimeoutError
 from memdesc.vm.kernels import Kernel, fetch
 from memdesc.vm.qemu import Machine
-from memdesc.vm.record import _unpack as unpack_recording
+from memdesc.vm.record import unpack_tree
 
 __all__ = ["MACHINE", "run_sweep"]
 
@@ -44,6 +44,12 @@ FRAMES = 330
 _TAG = "planted"
 _PLANT_SECONDS = 300.0
 _FAIL_SECONDS = 5.0
+_SESSIONS = 4
+"""Guests that are booted at most until the sample is complete."""
+_SAVE_EVERY = 20
+"""Frames from one `save` to the next."""
+_IN_VAIN = 4
+"""Failures in a row without any trace, until a session is given up."""
 _LOADS = 3
 """How often a snapshot is loaded until the guest wakes up."""
 _VERDICT = re.compile(r"Memory failure: (0x[0-9a-f]+): recovery action for (.*): (\w+)")
@@ -64,37 +70,40 @@ def run_sweep(
     seconds: float | None = None,
     machine: Machine = MACHINE,
     tell: Tell = lambda _: None,
+    save: Callable[[Sweep], None] = lambda _: None,
 ) -> Sweep:
     """Boot, plant, sample at least `nr_frames` frames and make each fail in every way of `hows`.
 
     With `at_most`, only that many frames of the sample fail, a random choice; with `seconds`,
     no frame begins to later than that after the first. The frames that were left out are
     missing from the result, and the others' weights are theirs as drawn.
-    Raises VmError where the rig lacks something or the guest cannot be planted; whatever a
-    failure does to the guest is a row of the result.
+    A guest that no longer comes back from its snapshot is replaced by a fresh one, of which
+    another sample makes up for what is missing. `save` is called now and then with what is
+    there so far. Raises VmError where the rig lacks something or the guest cannot be planted;
+    whatever a failure does to the guest is a row of the result.
     """
     tell("fetching the kernel")
     found = fetch(kernel) if isinstance(kernel, str) else kernel
-    with tempfile.TemporaryDirectory(prefix="memdesc-sweep-") as name:
-        folder = Path(name)
-        tell("booting")
-        with Guest(found, machine) as guest:
-            tell("planting")
-            pids = guest.call(f"{_GUEST}:serve", seconds=_PLANT_SECONDS)
-            tell("keeping the moment")
-            guest.savevm(_TAG, dump=folder / "vmcore")
-            unpack_recording(guest.pull(TREE), folder / "tree")
-            tell("classifying")
-            sweep = _described(found, folder, nr_frames, seed, len(pids))
-            frames = tuple(_failed(guest, sweep.frames[:at_most], hows, seconds, tell))
-        return dataclasses.replace(sweep, frames=frames)
+    wanted = nr_frames if at_most is None else at_most
+    frames: list[Frame] = []
+    for session in range(_SESSIONS):
+        limit = None if at_most is None and not session else wanted - len(frames)
+        with _planted(found, nr_frames, seed + session, machine, tell) as (guest, sweep):
+            notes = {**sweep.notes, "seed": seed, "sessions": session + 1}
+            for frame in _failed(guest, sweep.frames[:limit], hows, seconds, tell):
+                frames.append(frame)
+                if len(frames) % _SAVE_EVERY == 0:
+                    save(dataclasses.replace(sweep, frames=tuple(frames), notes=notes))
+        if len(frames) >= wanted or seconds is not None:
+            break
+    else:
+        tell(f"{_SESSIONS} guests ended early: {len(frames)} frames of {wanted}")
+    return dataclasses.replace(sweep, frames=tuple(frames), notes=notes)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; see --help."""
     options = _parser().parse_args(words)
-    # Shells start background commands with interrupts ignored; ours keeps what it has.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.output.exists() and not options.force:
         print(f"error: {options.output} exists; --force replaces it", file=sys.stderr)
         return 2
@@ -106,6 +115,7 @@ def main(words: Sequence[str] | None = None) -> int:
             seed=options.seed,
             seconds=options.seconds,
             tell=_teller(),
+            save=lambda so_far: write_sweep(so_far, options.output),
         )
         write_sweep(sweep, options.output)
     except MemdescError as error:
@@ -120,6 +130,24 @@ def main(words: Sequence[str] | None = None) -> int:
 # --- the moment --------------------------------------------------------------------------
 
 _GUEST = "memdesc.checks.sweep_guest"
+
+
+@contextmanager
+def _planted(
+    kernel: Kernel, nr_frames: int, seed: int, machine: Machine, tell: Tell
+) -> Iterator[tuple[Guest, Sweep]]:
+    """A planted guest with its moment kept, and the sample of it."""
+    with tempfile.TemporaryDirectory(prefix="memdesc-sweep-") as name:
+        folder = Path(name)
+        tell("booting")
+        with Guest(kernel, machine) as guest:
+            tell("planting")
+            pids = guest.call(f"{_GUEST}:serve", seconds=_PLANT_SECONDS)
+            tell("keeping the moment")
+            guest.savevm(_TAG, dump=folder / "vmcore")
+            unpack_tree(guest.pull(TREE), folder / "tree")
+            tell("classifying")
+            yield guest, _described(kernel, folder, nr_frames, seed, len(pids))
 
 
 def _described(kernel: Kernel, folder: Path, nr_frames: int, seed: int, pids: int) -> Sweep:
@@ -149,35 +177,48 @@ def _described(kernel: Kernel, folder: Path, nr_frames: int, seed: int, pids: in
 def _failed(
     guest: Guest, frames: Sequence[Frame], hows: Sequence[How], seconds: float | None, tell: Tell
 ) -> Iterator[Frame]:
-    """The frames with their trials, as far as time allows and nobody interrupts."""
+    """The frames with their trials, as far as time allows.
+
+    Where several failures in a row leave nothing to see, it is the emulated machine that no
+    longer comes back from its snapshot; they are left out, and the session ends.
+    """
     started = time.monotonic()
     total = len(frames) * len(hows)
-    done = 0
+    done = in_vain = 0
+    held_back: list[Frame] = []
     for frame in frames:
         if seconds is not None and time.monotonic() - started > seconds:
-            return
+            break
         trials: dict[How, Trial] = {}
         for how in hows:
             try:
                 trials[how] = _trial(guest, frame.pfn, how)
-            except (KeyboardInterrupt, VmError) as error:
-                tell(f"{error or 'interrupted'}: keeping what is there")
+            except VmError as error:
+                tell(f"{error}: keeping what is there")
                 return
             done += 1
+            in_vain = 0 if trials[how].errno or trials[how].verdict else in_vain + 1
             left = (time.monotonic() - started) / done * (total - done)
             tell(f"failing {done}/{total}, {left:.0f} s left")
-        yield dataclasses.replace(frame, trials=trials)
+        held_back.append(dataclasses.replace(frame, trials=trials))
+        if in_vain >= _IN_VAIN:
+            tell("the guest no longer answers: " + trials[hows[-1]].log)
+            return
+        if not in_vain:
+            yield from held_back
+            held_back.clear()
+    yield from held_back
 
 
 def _trial(guest: Guest, pfn: int, how: How) -> Trial:
     """One failure from the kept moment; whatever comes of it is an answer."""
     _go_back(guest)
     said = len(guest.console)
-    end = "reset"
+    end, why = "reset", ""
     try:
         seen: dict[str, Any] = guest.call(f"{_GUEST}:fail", how, pfn, seconds=_FAIL_SECONDS)
-    except GuestProgramError:
-        end = "own"
+    except GuestProgramError as error:
+        end, why = "own", f"{error}: {error.hint}"
     except GuestTimeoutError:
         end = "hung"
     except GuestEndedError:
@@ -187,7 +228,7 @@ def _trial(guest: Guest, pfn: int, how: How) -> Trial:
     # Nobody lived to read the log, but the console has what matters of it.
     lines = [line.partition("] ")[2] or line for line in guest.console[said:].splitlines()]
     message, verdict, others = _verdict(lines, pfn)
-    return Trial("", message, verdict, None, None, end, others)
+    return Trial("", message, verdict, None, None, end, others or why[:_LOG_CHARACTERS])
 
 
 def _go_back(guest: Guest) -> None:

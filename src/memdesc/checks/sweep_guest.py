@@ -58,6 +58,8 @@ def serve() -> None:
         signal.pause()
     try:
         _Server(port, number, notes).run()
+    except BaseException as error:
+        _answer(port, None, status=1, said=repr(error))
     finally:
         os._exit(1)
 
@@ -143,9 +145,9 @@ class _Server:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _answer(port: Port, value: Any, status: int = 0) -> None:
+def _answer(port: Port, value: Any, status: int = 0, said: str = "") -> None:
     """Answer as the init would for a program that returned `value`."""
-    port.answer({"status": status, "stdout": "", "stderr": "", "value": value})
+    port.answer({"status": status, "stdout": "", "stderr": said, "value": value})
 
 
 def _lives(pid: int) -> bool:

@@ -160,8 +160,12 @@ def has_moved(frame: Frame, trial: Trial, read_from: From) -> bool:
     """Whether the frame had become something else between the look at it and the failure."""
     if read_from == "proc" and _differ(frame.proc.flags, frame.structs.flags):
         return True
-    before = trial.flags_before
-    return before is not None and _differ(before, frame.structs.flags)
+    before, after = trial.flags_before, trial.flags_after
+    if before is not None and _differ(before, frame.structs.flags):
+        return True
+    # A poisoned frame is never handed out: what it holds afterwards it held when it failed.
+    was_free = not frame.structs.types.mask & ~_FREE.mask
+    return was_free and after is not None and bool(after & KPF.HWPOISON and after & _CONTENT)
 
 
 def _differ(one: int, other: int) -> bool:
@@ -169,6 +173,8 @@ def _differ(one: int, other: int) -> bool:
     return bool((one ^ other) & ~_USE)
 
 
+_FREE = TypeSet.of(MemoryType.FREE, MemoryType.FREE_PCP)
+_CONTENT = (KPF.ANON | KPF.SWAPBACKED).value
 _USE = (KPF.REFERENCED | KPF.ACTIVE | KPF.IDLE | KPF.LOCKED | KPF.RECLAIM).value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import textwrap
 
@@ -171,9 +172,7 @@ def _joined(rows: tuple[FailureRow, ...]) -> list[FailureRow]:
         key = row.part, row.types, _verdicts(row), _meaning(row), soft, _basis(row)
         old = sums.get(key)
         frames = row.frames + (old.frames if old else 0)
-        sums[key] = FailureRow(
-            row.part, row.types, frames, row.hard, row.soft, row.observed_on, row.is_observed
-        )
+        sums[key] = dataclasses.replace(row, frames=frames)
     return sorted(sums.values(), key=lambda row: -row.frames)
 
 
@@ -375,6 +374,8 @@ def _verdicts(row: FailureRow) -> str:
 def _basis(row: FailureRow) -> str:
     if row.is_observed:
         return "observed"
+    if row.is_observed_in_part:
+        return "in part"
     return f"seen on {', '.join(row.observed_on)}" if row.observed_on else "inferred"
 
 

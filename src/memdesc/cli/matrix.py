@@ -14,6 +14,7 @@ from memdesc.cli.common import console, envelope, notice, print_json, screen_wid
 from memdesc.errors import QuestionError
 
 if TYPE_CHECKING:
+    from memdesc.checks.groups import RowGroup
     from memdesc.checks.page import Matrix
     from memdesc.checks.runs import Run
     from memdesc.vm.record import Tell
@@ -73,12 +74,12 @@ def run(options: argparse.Namespace) -> int:
             raise QuestionError(f"--{word} goes with --run", hint="memdesc matrix --run --help")
     runs = _chosen(recorded_runs(), options.kernel)
     _check_source(runs, options.source)
-    if options.json:
-        print_json(_json(runs, options.source))
-    elif options.markdown:
-        from memdesc.checks.page import render_markdown
+    from memdesc.checks.page import kept_groups, render_markdown
 
-        sys.stdout.write(render_markdown(runs))
+    if options.json:
+        print_json(_json(runs, kept_groups(runs, source=options.source), options.source))
+    elif options.markdown:
+        sys.stdout.write(render_markdown(runs, kept_groups(runs)))
     else:
         _show(runs, options.source)
     return 0
@@ -106,7 +107,7 @@ def _check_source(runs: Sequence[Run], source: str | None) -> None:
         )
 
 
-def _json(runs: Sequence[Run], source: str | None) -> dict[str, object]:
+def _json(runs: Sequence[Run], groups: Sequence[RowGroup], source: str | None) -> dict[str, object]:
     def shown(run: Run, name: str) -> list[dict[str, Any]]:
         return [
             {
@@ -128,13 +129,19 @@ def _json(runs: Sequence[Run], source: str | None) -> dict[str, object]:
             {key: value[key] for key in value if key not in ("schema", "rows", "planted")}
         )
     return envelope(
-        {"schema": "memdesc-matrix/1", "rows": rows, "planted": planted, "kernels": kernels},
+        {
+            "schema": "memdesc-matrix/1",
+            "rows": rows,
+            "planted": planted,
+            "groups": [group.to_json() for group in groups],
+            "kernels": kernels,
+        },
         source="checks",
     )
 
 
 def _show(runs: Sequence[Run], source: str | None) -> None:
-    from memdesc.checks.page import WORDS, matrix_of
+    from memdesc.checks.page import WORDS, kept_groups, matrix_of
 
     # Another flavour of a series is a column for those who ask.
     flavours = [run for run in runs if "-" in run.series] if len(runs) > 1 else []
@@ -150,10 +157,23 @@ def _show(runs: Sequence[Run], source: str | None) -> None:
     for word, meaning in WORDS:
         short = f" ({_short(word)})" if show is _marks and _short(word) != word else ""
         out.print(f"{word}{short}: {meaning}", markup=False)
+    for group in kept_groups(runs, source=source):
+        out.print(table(*_group(group, group.columns(run.series for run in runs))))
     for run in runs:
         out.print(_summary(run), markup=False)
     for run in flavours:
         out.print(f"{_summary(run)} (--kernel {run.series})", markup=False)
+
+
+def _group(group: RowGroup, columns: Sequence[str]) -> _Table:
+    """A group of rows, in short."""
+    return [group.what.lower(), *columns], [
+        [
+            f"{row.what}, {row.source}",
+            *(row.cells[name].short if name in row.cells else "-" for name in columns),
+        ]
+        for row in group.rows
+    ]
 
 
 def _full(matrix: Matrix) -> _Table:
@@ -219,7 +239,7 @@ def _summary(run: Run) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     """Check kernels, write a run file for each, and the page of all that are kept."""
-    from memdesc.checks.page import render_markdown
+    from memdesc.checks.page import kept_groups, render_markdown
     from memdesc.checks.runs import recorded_runs, write_run
     from memdesc.vm.host import cache_folder
     from memdesc.vm.kernels import FURTHER, SERIES, series_named
@@ -243,7 +263,8 @@ def _run(options: argparse.Namespace) -> int:
             wrong += made.frames_wrong
             print(_summary(made))
     # A folder of its own shows what is in it, a checkout everything that it keeps.
-    page.write_text(render_markdown(recorded_runs(data)))
+    kept = recorded_runs(data)
+    page.write_text(render_markdown(kept, kept_groups(kept, data)))
     notice(f"written: {data}, {page}")
     return 1 if wrong else 0
 

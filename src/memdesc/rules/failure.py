@@ -321,7 +321,10 @@ def _split_is_blocked(subject: Subject) -> bool | None:
     if subject.extra_references:
         return True
     if subject.kind is T.FILE and subject.has(KPF.PRIVATE):
-        return True if subject.has(KPF.DIRTY) or subject.has(KPF.WRITEBACK) else None
+        if subject.has(KPF.DIRTY) or subject.has(KPF.WRITEBACK):
+            return True
+        # Clean buffers that nobody holds are taken off.
+        return None if _buffers_are_open(subject) or subject.extra_references is None else False
     if subject.has(KPF.WRITEBACK):
         return True
     return None if subject.extra_references is None else False

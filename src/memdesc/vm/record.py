@@ -31,7 +31,7 @@ from memdesc.vm.guest import DumpFormat, Guest
 from memdesc.vm.kernels import Kernel, fetch
 from memdesc.vm.qemu import Machine
 
-__all__ = ["MACHINE", "Recording", "dump_planted", "record"]
+__all__ = ["MACHINE", "Recording", "dump_planted", "record", "unpack_tree"]
 
 MACHINE = Machine(memory_mb=640, icount=True, balloon_mb=8, preload=())
 """What recordings are made with."""
@@ -168,7 +168,7 @@ def _record(
         tell("planting and copying")
         guest.call("memdesc.vm.workload.stage:record", _PACKED, seconds=_SECONDS, on_hold=at_hold)
         tell("bringing the copy back")
-        _unpack(guest.pull(_PACKED), recording.tree)
+        unpack_tree(guest.pull(_PACKED), recording.tree)
         if capture:
             tell("capturing")
             guest.call("memdesc.vm.workload.stage:capture", _CAPTURE, seconds=_SECONDS)
@@ -182,7 +182,7 @@ def _record(
     (recording.tree / "kernel.txt").write_text(f"{kernel.package}\n{kernel.release}\n")
 
 
-def _unpack(packed: bytes, out: Path) -> None:
+def unpack_tree(packed: bytes, out: Path) -> None:
     """Unpack the archive that the guest wrote; pagemaps become sparse files again."""
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
