@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,8 @@ def main() -> int:
     parser.add_argument("--capture", type=Path, help="measure this capture, and make none")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    # Commands are timed as they run where they are installed: with their byte code cached.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="memdesc-bench-") as temporary:
         source = given.capture
         if source is None:

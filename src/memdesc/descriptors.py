@@ -342,6 +342,8 @@ class PageTable(_Charged):
     """1 = PTE table, 2 = PMD, 3 = PUD, 4 = P4D, 5 = PGD."""
     owner: Fact[Pid | Nobody] = NOT_LOOKED
     """A process with this address space; `Nobody` for the kernel's own tables."""
+    owner_name: Fact[str | Nobody] = NOT_LOOKED
+    """What that process is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +352,8 @@ class Vmalloc(_Charged):
 
     area: Fact[int] = NOT_LOOKED
     """Kernel address where the area starts."""
+    area_size_bytes: Fact[int] = NOT_LOOKED
+    """Memory behind the whole area, without its guard page."""
     caller: Fact[str] = NOT_LOOKED
     refcount: Fact[int] = NOT_LOOKED
     mapcount: Fact[int] = NOT_LOOKED
@@ -362,6 +366,8 @@ class KernelStack(_Charged):
 
     task: Fact[Pid | Nobody] = NOT_LOOKED
     """The thread; `Nobody` for a stack kept for the next fork."""
+    task_name: Fact[str | Nobody] = NOT_LOOKED
+    """What that thread is called."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from fake_proc import SWAP, Area, add_process, present
 
 from memdesc.answers.usage import Usage
 from memdesc.answers.who import (
+    ZeroUse,
     charged_by_mapped,
     mappers,
     process_by_vma,
@@ -24,7 +25,7 @@ from memdesc.answers.who import (
 from memdesc.errors import NotReadableError, QuestionError
 from memdesc.sources.processes import read_processes
 from memdesc.sources.source import ProcSource
-from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet
 
 BASE = 0x55D_0000_0000 >> 12
 K = PAGE_SIZE_BYTES
@@ -82,6 +83,24 @@ def test_who_maps_a_frame(usage: Usage) -> None:
     with pytest.raises(QuestionError):
         mappers(usage.map, usage.attribution, 9)
     assert json.loads(json.dumps(answer.to_json()))["rows"][0]["name"] == "/lib/c"
+
+
+def test_the_page_of_zeroes_is_shared_and_its_places_are_counted(
+    usage: Usage, tmp_path: Path
+) -> None:
+    """/web shows frame 6; where such mappings are left out, the place that was asked about is
+    there all the same."""
+    kept = mappers(usage.map, usage.attribution, 6)
+    assert kept.zero == ZeroUse(processes=1, pages=1)
+    assert [row.address >> 12 for row in kept.mappers] == [BASE + 2]
+    left_out = read_processes(tmp_path, zero=[PfnRange(Pfn(6), Pfn(7))])
+    asked = (10, (BASE + 2 << 12) + 5)
+    plain = mappers(usage.map, left_out, 6)
+    assert (plain.zero, plain.mappers) == (kept.zero, ())
+    assert mappers(usage.map, left_out, 6, at=asked).mappers == kept.mappers
+    assert mappers(usage.map, usage.attribution, 6, at=asked).mappers == kept.mappers
+    assert mappers(usage.map, left_out, 6, at=(99, asked[1])).mappers == ()
+    assert mappers(usage.map, usage.attribution, 4, at=asked).zero is None
 
 
 def test_sizes_by_process(usage: Usage) -> None:

@@ -14,9 +14,21 @@ import worlds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memdesc.answers.what import PageAnswer
 from memdesc.cli import COMMANDS, main
+from memdesc.cli.what import _text
+from memdesc.descriptors import (
+    AnonFolio,
+    Descriptor,
+    KernelStack,
+    Nobody,
+    PageTable,
+    Vmalloc,
+)
 from memdesc.kernels.kpageflags import word_of
+from memdesc.rules.procedure import RULES
 from memdesc.sources import kpage
+from memdesc.types import MemoryType, Pfn, PfnRange, Pid, TypeSet
 
 FREE = word_of(["BUDDY"])
 ANON = word_of(["UPTODATE", "LRU", "MMAP", "ANON", "SWAPBACKED", "OWNER_2"])
@@ -67,18 +79,71 @@ def test_what_takes_any_number_of_places(raw: str, capsys: pytest.CaptureFixture
 def test_a_place_without_an_answer_stays_in_its_row(
     raw: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["what", "0x0", "0x99", "0x6", "--source", raw, "--kernel", "7.2"]
+    words = ["what", "0x0", "0x99", "zz", "0x6", "--source", raw, "--kernel", "7.2"]
     assert main([*words, "--json"]) == 2
     captured = capsys.readouterr()
     rows = json.loads(captured.out)["rows"]
-    assert [row["asked"] for row in rows] == ["0x0", "0x99", "0x6"]
+    assert [row["asked"] for row in rows] == ["0x0", "0x99", "zz", "0x6"]
     assert set(rows[1]) == {"asked", "pfn", "type", "error", "hint"}
     assert rows[1]["pfn"] is rows[1]["type"] is None
     assert "outside the map" in rows[1]["error"]
+    assert rows[2]["error"] == "not a place: 'zz'"
     assert captured.err == ""
     assert main(words) == 2
     out = capsys.readouterr().out
-    assert out.index("0x0  free") < out.index("0x99  error: ") < out.index("0x6  anonymous")
+    order = ("0x0  free", "0x99  error: ", "zz  error: ", "0x6  anonymous")
+    assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
+
+
+@pytest.mark.parametrize("command", ["failure", "who", "move"])
+def test_one_bad_place_stops_no_other_question(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--source", "bundled:debian-7.2"]
+    assert main([command, "zz", "0x99999999", "0x4000", *source, "--json"]) == 2
+    first, second, third = json.loads(capsys.readouterr().out)["rows"]
+    assert first["error"] == "not a place: 'zz'"
+    assert "outside the map" in second["error"]
+    assert "error" not in third
+    assert main([command, "zz", "0x4000", *source]) == 2
+    assert "zz  error: not a place" in capsys.readouterr().out
+
+
+def test_fields_of_descriptors_are_in_the_words_of_people() -> None:
+    """An anonymous page's index is an address; tasks, owners and areas have names and sizes."""
+    pages = PfnRange(Pfn(8), Pfn(9))
+    texts = [
+        _text(_answer(descriptor))
+        for descriptor in (
+            AnonFolio(pages, index=0x7F00AA001),
+            KernelStack(pages, task=Pid(7), task_name="ksoftirqd/0"),
+            PageTable(pages, owner=Nobody(), owner_name=Nobody()),
+            Vmalloc(pages, area=0xFFFFC90000011000, area_size_bytes=3 << 20),
+        )
+    ]
+    assert "index       0x7f00aa001, for address 0x7f00aa001000 of its process\n" in texts[0]
+    assert "task        7 (ksoftirqd/0)\n" in texts[1]
+    assert "owner       nobody\n" in texts[2]
+    assert "area size   3.0 MiB\n" in texts[3]
+    assert not any("name" in line.split() for text in texts for line in text.splitlines())
+
+
+def _answer(descriptor: Descriptor) -> PageAnswer:
+    return PageAnswer(
+        asked="0x8",
+        pfn=Pfn(8),
+        types=TypeSet.of(MemoryType.ANON),
+        rule=RULES["anon"],
+        flags=0,
+        flag_names=(),
+        pages=descriptor.pages,
+        descriptor=descriptor,
+        mapcount=0,
+        cgroup=0,
+        cgroup_name="",
+        zone="",
+        node=None,
+    )
 
 
 @pytest.mark.parametrize(("kernel", "word"), [("99.9", "newer"), ("5.4", "older")])
@@ -147,7 +212,7 @@ def test_kpagecount_beside_a_raw_file(
 ERRORS: list[tuple[list[str], str, str]] = [
     (["bogus"], "unknown command", "memdesc --help"),
     (["leger"], "unknown command", "did you mean `memdesc ledger`"),
-    (["savings"], "`memdesc savings` is not part of this version", "overview, ledger"),
+    (["serve"], "`memdesc serve` is not part of this version", "overview, ledger"),
     (["what", "-0x1", "--source", "RAW"], "not negative", "a frame is 0x1234"),
     (["what", "phys:1234000", "--source", "RAW"], "not a place", "phys:0x1234000"),
     (["what", "12:7f05aa000", "--source", "RAW"], "not a place", "with 0x: 12:0x7f05aa000"),

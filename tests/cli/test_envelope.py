@@ -28,6 +28,8 @@ CALLS: list[list[str]] = [
     ["move", "0x8100", "zone:DMA32", "block:1", "0x1000-0x2000"],
     ["blocks"],
     ["blocks", "--size", "1G", "--without", "slab", "--without", "0x8100"],
+    ["savings"],
+    *(["savings", "--by", by, "--design", "32"] for by in ("zone", "node", "cgroup")),
     ["diff", SOURCE, SOURCE],
     ["doctor"],
     ["doctor", "--flags"],

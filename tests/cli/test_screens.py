@@ -113,6 +113,9 @@ COMMANDS = [
     ["failure", "0x14000", "0x8100"],
     ["move", "zone:DMA32"],
     ["blocks", "--without", "slab"],
+    ["savings"],
+    ["savings", "--design", "32"],
+    ["savings", "--by", "cgroup"],
 ]
 
 

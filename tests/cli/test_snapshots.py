@@ -105,6 +105,22 @@ def test_blocks_without(
     assert shown(capsys, *words) == snapshot
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_savings(
+    kernel: str, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
+    assert shown(capsys, "savings", "--source", f"bundled:{kernel}") == snapshot
+
+
+@pytest.mark.parametrize(
+    "view", [["--design", "32"], ["--by", "zone"], ["--by", "cgroup"]], ids=str
+)
+def test_savings_split(
+    view: list[str], capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
+    assert shown(capsys, "savings", *view, "--source", "bundled:debian-6.12") == snapshot
+
+
 def test_diff(capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion) -> None:
     assert shown(capsys, "diff", "bundled:debian-6.12", "bundled:debian-7.2") == snapshot
 
@@ -128,6 +144,7 @@ JSON = [
     ["failure", "--json"],
     ["move", "0x14000", "--json"],
     ["blocks", "--json"],
+    ["savings", "--json"],
 ]
 
 

@@ -32,6 +32,7 @@ from memdesc.report.palette import MAIN_TYPES, colour_css, colour_of, rgb
 from memdesc.report.render import SECTIONS, render
 from memdesc.report.save import save
 from memdesc.report.words import moment, share, size, visible
+from memdesc.types import MemoryType
 
 
 class Page(HTMLParser):
@@ -480,7 +481,7 @@ def test_the_blocks_are_those_of_blocks(known: MemoryMap, page: Page) -> None:
     row = page.text.split('data-state="free now"')[1].split("</tr>")[0]
     assert f">{int(answer.is_free.sum())}<" in row
     assert int(answer.is_free.sum()) == 8
-    assert "slab" in page.text.split('class="blockers"')[1].split("</table>")[0]
+    assert "slab" in page.text.split('class="stacked blockers"')[1].split("</table>")[0]
 
 
 def test_every_zone_says_what_stays(known: MemoryMap, page: Page) -> None:
@@ -489,3 +490,62 @@ def test_every_zone_says_what_stays(known: MemoryMap, page: Page) -> None:
     row = page.text.split('data-zone="Normal"')[1].split("</tr>")[0]
     assert "slab" in row
     assert size((4096 // 2 - 4) * 4096) in row
+
+
+def test_what_stays_is_named_with_its_reason(known: MemoryMap, page: Page) -> None:
+    """Slab never moves, the clean page cache of the chessboard may be held; free memory goes."""
+    table = page.text.split('class="stacked staying"')[1].split("</table>")[0]
+    rows = [row.split("</tr>")[0] for row in table.split("<tbody>")[1].split("<tr>")[1:]]
+    slab = next(row for row in rows if ">slab<" in row)
+    assert "stays: it never moves" in slab
+    assert ">8.0\N{NO-BREAK SPACE}MiB<" in slab
+    cache = next(row for row in rows if ">page cache<" in row)
+    assert "moves: LRU migration, unless held" in cache
+    assert not any("free memory" in row for row in rows)
+
+
+def test_failures_are_told_by_kind(known: MemoryMap, page: Page) -> None:
+    shown = [row["data-kind"] for row in page.all("tr") if "data-kind" in row]
+    assert shown[:4] == ["free", "anon", "file", "slab"]
+    table = page.text.split('class="stacked kinds"')[1].split("</table>")[0]
+    slab = table.split('data-kind="slab"')[1].split("</tr>")[0]
+    assert "machine lost" in slab
+    assert ">ignored<" in slab
+    assert ">EIO<" in slab
+
+
+def test_reference_counts_sharpen_the_report(known: MemoryMap) -> None:
+    """Nobody holds anything: everything of processes moves, and nothing hangs on a reference."""
+    plain = report_data(known, source="x", attribution=no_processes)
+    result = dataclasses.replace(known, references=np.zeros(len(known), np.int8))
+    sharp = report_data(result, source="x", attribution=no_processes)
+    assert not isinstance(plain.outlook, Absent)
+    assert not isinstance(sharp.outlook, Absent)
+    looks = (plain.outlook, sharp.outlook)
+    kinds = [{row.types.only for row in look.stays} for look in looks]
+    assert kinds[0] - kinds[1] == {MemoryType.ANON, MemoryType.FILE}
+    assert sum(one.frames_max for one in sharp.failure.odds) < sum(
+        one.frames_max for one in plain.failure.odds
+    )
+
+
+def test_the_costs_are_those_of_savings(known: MemoryMap, page: Page) -> None:
+    """Every design and type with its numbers; a bar is as long as its cost is of the dearest."""
+    from memdesc.answers.savings import savings
+
+    answer = savings(known)
+    most = max(one.cost.total_bytes[1] for one in answer.designs)
+    for one in answer.designs:
+        row = page.text.split(f'data-design="{one.design.id}"')[1].split("</tr>")[0]
+        low, high = one.cost.total_bytes
+        widths = {
+            what: float(width)
+            for what, width in re.findall(r'class="(cost-\w+)".*?width="(.*?)%"', row)
+        }
+        assert sum(widths.values()) == pytest.approx(100 * high / most, abs=0.01)
+        assert ("cost-open" in widths) == (low != high)
+        assert ("cost-descriptors" in widths) == one.design.allocates
+        assert size(one.cost.memmap_bytes[0]) in row
+    shown = [row["data-saved"] for row in page.all("tr") if "data-saved" in row]
+    assert shown == [" ".join(row.types.names) for row in answer.rows]
+    assert "revision R6" in page.text

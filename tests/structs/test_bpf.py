@@ -141,6 +141,10 @@ class TestFaults:
             assert memory.read(place(pages, base, 0), 64) == pages.pattern(0)
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 class TestThreadsAndClosing:
     pytestmark = live
 
@@ -166,9 +170,6 @@ class TestThreadsAndClosing:
         assert not wrong
 
     def test_closing_leaves_no_descriptor_and_no_program(self):
-        def descriptors() -> int:
-            return len(list(Path("/proc/self/fd").iterdir()))
-
         gc.collect()
         before = descriptors()
         opened = BpfMemory()
@@ -180,6 +181,31 @@ class TestThreadsAndClosing:
         assert descriptors() == before
         with pytest.raises(NotReadableError, match="closed"):
             opened.read(IN_NO_MAP, 8)
+
+    def test_a_read_that_is_under_way_ends_well(self, monkeypatch):
+        """Symbols may still be read in another thread when somebody closes the memory."""
+        gc.collect()
+        before = descriptors()
+        opened = BpfMemory()
+        task = opened.current_task()
+        inside, closed = threading.Event(), threading.Event()
+        copy_block = bpf._Reader.copy_block
+
+        def slowly(reader, address, size_bytes):
+            inside.set()
+            assert closed.wait(10)
+            return copy_block(reader, address, size_bytes)
+
+        monkeypatch.setattr(bpf._Reader, "copy_block", slowly)
+        into = np.zeros(64, np.uint8)
+        thread = threading.Thread(target=opened.read_into, args=(task, into))
+        thread.start()
+        assert inside.wait(10)
+        opened.close()
+        closed.set()
+        thread.join(10)
+        assert into.any()
+        assert descriptors() == before
 
     def test_the_current_task_is_ours(self, memory):
         """Its memory holds our thread's name, wherever the layout puts it."""

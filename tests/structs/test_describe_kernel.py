@@ -91,6 +91,7 @@ def test_page_tables_have_a_level_and_an_owner(world: World) -> None:
         assert isinstance(table, PageTable)
         assert table.level in (1, 2, 3, 5)
         assert (table.role is TableRole.USER) == isinstance(table.owner, int)
+        assert isinstance(table.owner_name, str) == isinstance(table.owner, int)
 
 
 @pytest.mark.vm
@@ -115,10 +116,13 @@ def test_page_tables_of_each_process_add_up_to_its_vmpte(world: World) -> None:
 @pytest.mark.vm
 def test_each_thread_has_its_stack(world: World) -> None:
     pages: collections.Counter[int] = collections.Counter()
+    names: dict[int, str] = {}
     for frame in world.frames(MemoryType.KERNEL_STACK):
         assert isinstance(frame, KernelStack)
         if isinstance(frame.task, int):
             pages[frame.task] += 1
+            names[frame.task] = str(frame.task_name)
+    assert names[2] == "kthreadd"
     processes = {int(row["pid"]) for row in world.planted if "pid" in row}
     assert processes <= set(pages)
     assert set(pages.values()) == {4}, "16 KiB on x86-64"
@@ -134,6 +138,9 @@ def test_vmalloc_and_per_cpu_frames_lead_to_their_owners(world: World) -> None:
         assert frame.area > 1 << 63
         assert isinstance(frame.mapcount, int)
         assert frame.refcount == 1 + frame.mapcount, "a BPF array may be mapped by its user"
+        assert isinstance(frame.area_size_bytes, int)
+        assert frame.area_size_bytes % PAGE == 0
+        assert frame.area_size_bytes >= PAGE
         callers.add(frame.caller)
     assert any("bpf_prog" in str(caller) for caller in callers)
     for frame in world.frames(MemoryType.PERCPU):

@@ -162,6 +162,23 @@ class TestCgroups:
         gone = heap.cgroup(77, online=False, parent=heap.cgroup(78, online=False, parent=root))
         assert heap.pointers.cgroup_inodes(u64(gone)).tolist() == [1]
 
+    def test_each_word_is_followed_once_whatever_comes_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heap = Heap("6.12")
+        groups = [heap.cgroup(inode, online=True) for inode in (10, 11, 12)]
+        followed: list[int] = []
+        follow = heap.pointers._cgroup_inode
+        monkeypatch.setattr(
+            heap.pointers, "_cgroup_inode", lambda word: [followed.append(word), follow(word)][1]
+        )
+        found = [
+            heap.pointers.cgroup_inodes(u64(*words)).tolist()
+            for words in ([0, groups[0]], [groups[2], groups[0]], [groups[1], 0, groups[2]])
+        ]
+        assert found == [[0, 10], [12, 10], [11, 0, 12]]
+        assert followed == [groups[0], groups[2], groups[1]]
+
     def test_a_ring_of_parents_ends(self) -> None:
         heap = Heap()
         group = heap.cgroup(5, online=False)

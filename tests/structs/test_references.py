@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from struct_worlds import ANON, FILE, KSM, RELEASES, World
 
+from memdesc.answers.failure import failure
 from memdesc.map.extents import MemoryMap
+from memdesc.map.facts import Fact, FactTable
+from memdesc.map.held import held_of
 from memdesc.map.machine import Machine
 from memdesc.structs.scan import StructScan
+from memdesc.types import MemoryType
 
 SERIES = list(RELEASES)
 USER = ("uptodate", "lru", "swapbacked")
@@ -73,3 +78,38 @@ def test_large_folios_and_their_tails(series: str, mappings: int, extra: int) ->
     result = scanned(world)
     assert references(result, 512, 513, 1023) == [extra] * 3
     assert references(result, 1024, 1039) == [extra] * 2
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_totals_tell_it_too(series: str) -> None:
+    """Without extents: the same frames by who holds them, and the same answer."""
+    world = World(series, nr_pages=4096)
+    for pfn in range(64):
+        world.page(pfn, *CACHE, mapping=FILE, refcount=1 + (pfn >= 40))
+    world.compound(512, *USER, order=9, rmappable=True, mappings=1, mapping=ANON)
+    world.page(2000, kind="table")
+    machine = Machine(release=world.kernel.release)
+    scan = StructScan(world.kernel, world.memmap, machine, references=True, threads=2)
+    result, totals = scan.map(), scan.totals()
+    held = held_of(result)
+    assert held is not None
+    assert totals.held is not None
+    assert by_fact(held, result.table) == by_fact(totals.held, totals.table)
+    assert totals.held.sum() == totals.pages.sum() == 4096
+    assert failure(totals).to_json() == failure(result).to_json()
+    assert StructScan(world.kernel, world.memmap, machine).totals().held is None
+    cache = {
+        tuple(out.verdict.value for out in row.hard.outcomes): row.frames
+        for row in failure(totals).rows
+        if row.types.only is MemoryType.FILE
+    }
+    assert cache == {("recovered",): 40, ("failed",): 24}
+
+
+def by_fact(held: NDArray[np.int64], table: FactTable) -> dict[tuple[int, Fact], int]:
+    """Frames by reference and fact, whatever the codes of the facts."""
+    sums = held.sum(axis=1)
+    return {
+        (reference - 1, table[fact]): int(sums[reference, fact])
+        for reference, fact in np.argwhere(sums).tolist()
+    }

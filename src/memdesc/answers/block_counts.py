@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap
 from memdesc.map.facts import FactTable
-from memdesc.map.parts import facts_of_folios
+from memdesc.map.parts import Joiner, facts_of_folios
 from memdesc.map.threads import in_order, thread_count
 from memdesc.rules.classify import Backing
 from memdesc.rules.move import MoveOutcome, Obstacle, by_offlining
@@ -219,6 +219,10 @@ class _Counter:
         )
         self._tail = np.where(is_tail, np.uint8(_TAIL), np.uint8(0))
         self._columns = _columns(table, kernel, gone)
+        # Frames that count for the same column, and where they are in the way by the same name.
+        named = (self._columns == MAYBE) | (self._columns == BLOCKING)
+        name = np.where(named, self.names.type_of_fact + 1, 0)
+        self._joiner = Joiner(first, name * _TAIL + self._columns)
         self._gone_owners = np.array([name in gone.owners for name in self.names.owner_names])
         self._is_ram = np.array(
             [region.backing in (Backing.RAM, Backing.UNKNOWN) for region in regions.all]
@@ -230,6 +234,7 @@ class _Counter:
         )
 
     def count(self, part: MemoryMap) -> _PartCount:
+        part = self._joiner.join(part)
         first = part.pfn_start >> self.shift
         blocks = -(-part.pfn_end // self.nr_pages) - first
         starts, column, inserted = self._pieces(part)
@@ -241,7 +246,7 @@ class _Counter:
         keys += column
         table = np.bincount(keys, sizes, minlength=blocks * _COLUMNS).astype(np.int64)
         table = table.reshape(blocks, 2, _TAIL)
-        counted = table.sum(axis=1)
+        counted = table[:, 0] + table[:, 1]
         counted[:, MOVABLE] += counted[:, _LOOSE]
         frames = np.ascontiguousarray(counted[:, :4])
         zones = self._zones_of(first, blocks)
@@ -252,7 +257,7 @@ class _Counter:
         plain = column & np.uint8(_TAIL - 1)
         ways = np.flatnonzero((plain == MAYBE) | (plain == BLOCKING))
         ways = ways[(whole & ~huge)[block[ways]]]
-        extents = ways - np.searchsorted(inserted, ways, side="right")
+        extents = ways - np.cumsum(inserted, dtype=np.int32)[ways]
         owners = None if part.owners is None else part.owners[extents]
         names = self.names.codes(part.facts[extents], owners)
         at, certain = block[ways], plain[ways] == BLOCKING
@@ -274,9 +279,9 @@ class _Counter:
         block = (part.pfn_starts[found].astype(np.int64) >> self.shift) - first
         return np.bincount(block, part.nr_pages[found], minlength=blocks).astype(np.int64)
 
-    def _pieces(self, part: MemoryMap) -> tuple[Ints, NDArray[np.uint8], Ints]:
-        """(first frame, column, which of them were inserted) of the extents, cut at the borders
-        of blocks and of ranges that are gone."""
+    def _pieces(self, part: MemoryMap) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
+        """(first frame, column, whether it was inserted) of the extents, cut at the borders of
+        blocks and of ranges that are gone."""
         starts = part.pfn_starts.astype(np.int64)
         column = self._column_of_extent(part)
         low = -(-part.pfn_start // self.nr_pages) * self.nr_pages
@@ -295,7 +300,9 @@ class _Counter:
             inside = np.searchsorted(self.gone.starts, starts, side="right") - 1
             hit = (inside >= 0) & (starts < self.gone.ends[np.maximum(inside, 0)])
             column[hit & (column & np.uint8(_TAIL - 1) != _ABSENT)] = FREE
-        return starts, column, at + np.arange(at.size)
+        inserted = np.zeros(starts.size, np.bool_)
+        inserted[at + np.arange(at.size)] = True
+        return starts, column, inserted
 
     def _column_of_extent(self, part: MemoryMap) -> NDArray[np.uint8]:
         """uint8[extents]: what each counts as, and `_TAIL` for those that begin no folio."""
@@ -353,7 +360,12 @@ class _Counter:
             return []
         in_the_way = frames[:, MAYBE:].sum(axis=1)
         candidates = np.flatnonzero(np.bincount(block, minlength=len(frames)))
-        order = np.lexsort((frames[candidates, MOVABLE], in_the_way[candidates]))
+        # Neither number is larger than a block, and blocks that are equal keep their order.
+        cost = in_the_way[candidates] * (self.nr_pages + 1) + frames[candidates, MOVABLE]
+        if cost.size > self.cheapest:
+            low = cost <= np.partition(cost, self.cheapest)[self.cheapest]
+            candidates, cost = candidates[low], cost[low]
+        order = np.argsort(cost, kind="stable")
         return [
             Cheap(
                 first + place,
@@ -392,8 +404,7 @@ def _by_name(
     frames: Ints,
 ) -> tuple[Ints, Ints]:
     """(codes of names, int64[n, 5] as `BlockCounts.by_name`) of the pieces in the way."""
-    codes, local = np.unique(names, return_inverse=True)
-    local = local.ravel()
+    codes, local = _distinct(names)
     keys = local * len(frames) + block
     if codes.size * len(frames) <= _DENSE:
         cells = np.bincount(keys, sizes, minlength=codes.size * len(frames))
@@ -410,6 +421,17 @@ def _by_name(
         result[:, column] = np.bincount(name[rows], minlength=codes.size)
     result[:, 4] = np.bincount(local[certain], minlength=codes.size)
     return codes, result
+
+
+def _distinct(names: Ints) -> tuple[Ints, Ints]:
+    """As `np.unique` with the inverse, which sorts: names are few, unless there are owners."""
+    size = int(names.max(initial=-1)) + 1
+    if size > max(names.size, 1 << 10):
+        codes, local = np.unique(names, return_inverse=True)
+        return codes, local.ravel()
+    seen = np.zeros(size, np.bool_)
+    seen[names] = True
+    return np.flatnonzero(seen), (np.cumsum(seen) - 1)[names]
 
 
 def _cheapest(found: list[Cheap], most: int) -> list[Cheap]:

@@ -20,7 +20,7 @@ from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap
 from memdesc.map.facts import FactTable
-from memdesc.map.parts import facts_of_folios, parts_of
+from memdesc.map.parts import Joiner, facts_of_folios, parts_of
 from memdesc.rules.classify import Backing
 from memdesc.rules.failure import Consequence, hard_failure
 from memdesc.rules.subject import Asker, Knowledge
@@ -230,7 +230,8 @@ def failure_by_range(
         if ends is None:
             ends = _Ends.of(part.table, knowledge_of(part.machine))
             notes = sysctl_notes(part.machine)
-        _add_ranges(part, shift, ends, sums)
+            joiner = Joiner(part, ends.alike(part.table.within(_NOT_PRESENT)))
+        _add_ranges(joiner.join(part), shift, ends, sums)
     if ends is None:
         raise QuestionError("the map has no frames")
     rows = []
@@ -273,6 +274,11 @@ class _Ends:
             ]
             columns.append(np.array(per_ruling, np.uint8)[codes])
         return cls(np.append(np.concatenate(columns), np.uint8(0)))
+
+    def alike(self, apart: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """int64[3, facts]: equal where the consequences are; facts that are `apart` are not."""
+        bits = self.bits[:-1].astype(np.int64).reshape(3, -1)
+        return np.where(apart, -1, bits)
 
     def without_clean_files(self, table: FactTable) -> _Ends:
         """The same, where clean page cache loses nothing, whoever holds it: its file has it."""

@@ -7,6 +7,7 @@ happens?  Where a source leaves several types or outcomes open, the odds are a r
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.facts import FactTable
+from memdesc.map.held import held_of
 from memdesc.map.machine import Machine
+from memdesc.map.parts import facts_of_folios
 from memdesc.rules.failure import Consequence, HardOutcome, SoftOutcome, hard_failure, soft_offline
 from memdesc.rules.subject import Knowledge, Rule, Ruling, Subjects, ask, merged
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
@@ -135,24 +138,26 @@ def failure(
 ) -> Failure:
     """What a failure of each present frame would do, added up.
 
-    `observed` tells on which kernels an outcome was seen; without it every row is inferred.
+    Who holds a frame counts where the source sees that (`MemoryMap.references`,
+    `Totals.held`). `observed` tells on which kernels an outcome was seen; without it every row
+    is inferred.
     `by` cgroup needs a MemoryMap with cgroups (QuestionError). Precision: exact counts of
     what was read; outcomes as sure as their rule says.
     """
-    totals = source.totals if isinstance(source, MemoryMap) else source
-    kernel = knowledge_of(totals.machine)
-    hard = _by_fact(hard_failure, totals.table, kernel)
-    soft = _by_fact(soft_offline, totals.table, kernel)
+    machine, table = source.machine, source.table
+    kernel = knowledge_of(machine)
+    hard = {held: _by_fact(hard_failure, table, kernel, held) for held in _HELD}
+    soft = {held: _by_fact(soft_offline, table, kernel, held) for held in _HELD}
     sums: dict[tuple[str, int, Ruling[HardOutcome], Ruling[SoftOutcome]], int] = defaultdict(int)
-    for part, fact, frames in _cells(source, by):
-        mask = int(totals.table.types[fact])
-        sums[part, mask, _bare(hard[fact]), _bare(soft[fact])] += frames
+    for part, held, fact, frames in _cells(source, by):
+        mask = int(table.types[fact])
+        sums[part, mask, _bare(hard[held][fact]), _bare(soft[held][fact])] += frames
     rows = [
-        _row(part, TypeSet(mask), frames, how, gently, observed, totals.machine)
+        _row(part, TypeSet(mask), frames, how, gently, observed, machine)
         for (part, mask, how, gently), frames in sums.items()
     ]
     rows.sort(key=lambda row: (-row.frames, row.part, row.types.mask))
-    return Failure(by, tuple(rows), sysctl_notes(totals.machine))
+    return Failure(by, tuple(rows), sysctl_notes(machine))
 
 
 def knowledge_of(machine: Machine) -> Knowledge:
@@ -250,22 +255,27 @@ def _row(
     return FailureRow(part, types, frames, hard, soft, seen[0], all(here), in_part)
 
 
-def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge) -> list[Ruling[_T]]:
-    """The ruling for each fact of a table.
+_HELD = (-1, 0, 1)
+"""Values of `MemoryMap.references`."""
+
+
+def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge, held: int) -> list[Ruling[_T]]:
+    """The ruling for each fact of a table, of frames with one value of `_HELD`.
 
     Until 6.9 a tail does not show its head's flags, and totals do not keep heads and tails
     together: whether a tail of the page cache is dirty is open then.
     """
-    flags = table.flags
+    flags, references = table.flags, np.full(len(table), held, np.int8)
     if not kernel.behaviour.tails_show_own_flags:
-        answers = ask(rule, Subjects(table.types, flags), kernel)
+        answers = ask(rule, Subjects(table.types, flags, None, references), kernel)
         return [answers[fact] for fact in range(len(table))]
     tails = table.with_flags(KPF.COMPOUND_TAIL) & ~table.with_flags(KPF.COMPOUND_HEAD)
     swapped = table.types & np.uint64(_SWAPPABLE.mask) != 0
     flags = np.where(tails, flags | np.uint64(KPF.LRU), flags)
     flags = np.where(tails & swapped, flags | np.uint64(KPF.SWAPBACKED), flags)
-    answers = ask(rule, Subjects(table.types, flags), kernel)
-    dirty = ask(rule, Subjects(table.types, flags | np.uint64(KPF.DIRTY)), kernel)
+    answers = ask(rule, Subjects(table.types, flags, None, references), kernel)
+    flags = flags | np.uint64(KPF.DIRTY)
+    dirty = ask(rule, Subjects(table.types, flags, None, references), kernel)
     is_file = tails & ~swapped
     return [
         merged([answers[fact], dirty[fact]])
@@ -278,26 +288,33 @@ def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge) -> list[Ruling
 _SWAPPABLE = TypeSet.of(MemoryType.ANON, MemoryType.KSM, MemoryType.SWAP_CACHE, MemoryType.SHMEM)
 
 
-def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int, int]]:
-    """(part, fact, frames) of the present frames."""
+def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int, int, int]]:
+    """(part, reference, fact, frames) of the present frames."""
     if by == "cgroup":
         if not isinstance(source, MemoryMap):
             raise QuestionError("failures by cgroup need the extents of the map")
         codes, name = cgroup_column(source)
-        for here, code, fact, frames in column_cells(source, codes):
+        column = codes.astype(np.int64) * len(_HELD)
+        if source.references is not None:
+            column += source.references + 1
+            source = dataclasses.replace(source, facts=facts_of_folios(source))
+        for here, code, fact, frames in column_cells(source, column):
             if here:
-                yield name(code)[0], fact, frames
+                cgroup, held = divmod(code, len(_HELD))
+                yield name(cgroup)[0], held - 1, fact, frames
         return
     totals = source.totals if isinstance(source, MemoryMap) else source
-    present = present_cells(totals)
-    for region, fact in zip(*np.nonzero(np.where(present, totals.pages, 0)), strict=True):
+    held_pages = held_of(source) if isinstance(source, MemoryMap) else source.held
+    pages = totals.pages[np.newaxis] if held_pages is None else held_pages
+    pages = np.where(present_cells(totals), pages, 0)
+    for held, region, fact in zip(*np.nonzero(pages), strict=True):
         part = ""
         zone = totals.regions.all[region].zone
         if by == "zone":
             part = zone_name(totals, int(region))[0] if zone else "no zone"
         elif by == "node":
             part = f"node {zone.node}" if zone else "no node"
-        yield part, int(fact), int(totals.pages[region, fact])
+        yield part, int(held) - 1, int(fact), int(pages[held, region, fact])
 
 
 def _odds(rows: Iterable[FailureRow], *, hardware: bool) -> tuple[Odds, ...]:

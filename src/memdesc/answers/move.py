@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from memdesc.answers.failure import knowledge_of
 from memdesc.errors import QuestionError
 from memdesc.map.extents import MemoryMap
+from memdesc.map.facts import FactTable
 from memdesc.map.machine import Machine
-from memdesc.map.parts import facts_of_folios, orders_of, parts_of
+from memdesc.map.parts import Joiner, facts_of_folios, orders_of, parts_of
 from memdesc.map.threads import in_order, thread_count
 from memdesc.rules.classify import Backing
 from memdesc.rules.move import MovedBy, MoveOutcome, by_compaction, by_offlining
-from memdesc.rules.subject import Asker, Ruling
+from memdesc.rules.subject import Asker, Knowledge, Ruling
 from memdesc.types import PAGE_SIZE_BYTES, Certainty, MemoryType, Pfn, PfnRange, TypeSet
 
 __all__ = ["Movement", "MovementRow", "move", "parse_area"]
@@ -238,6 +239,7 @@ class _Count:
         self.sees_references = first.references is not None
         self.absent = 0
         self._is_hole = first.table.within(TypeSet.of(MemoryType.HOLE))
+        self._joiner = Joiner(first, _alike(first.table, knowledge_of(first.machine)))
         self._is_ram = np.array(
             [one.backing in (Backing.RAM, Backing.UNKNOWN) for one in first.regions.all]
         )
@@ -245,6 +247,7 @@ class _Count:
 
     def cells(self, part: MemoryMap, pages: PfnRange) -> _Cells:
         """Count the frames of `part` that lie in `pages`; any thread may call it."""
+        part = self._joiner.join(part)
         starts = part.pfn_starts.astype(np.int64)
         sizes = part.nr_pages
         if part.pfn_start < pages.pfn_start or part.pfn_end > pages.pfn_end:
@@ -312,6 +315,28 @@ class _Count:
 
 _CELLS = 32 * 3
 """Cells of one fact: orders from -1 to 30, and references -1, 0 and 1."""
+
+
+def _alike(table: FactTable, kernel: Knowledge) -> NDArray[np.int64]:
+    """int64[3, facts]: equal where type and answers are, for frames of no compound page."""
+    rows = len(table)
+    facts, orders = np.arange(rows, dtype=np.uint16), np.zeros(rows, np.int8)
+    askers = [
+        Asker(rule, table.types, table.flags, kernel) for rule in (by_offlining, by_compaction)
+    ]
+    code_of: dict[tuple[int, *tuple[Ruling[MoveOutcome], ...]], int] = {}
+    alike = np.empty((3, rows), np.int64)
+    for row in range(3):
+        extra = np.full(rows, row - 1, np.int8)
+        codes = [asker.codes(facts, orders, extra).tolist() for asker in askers]
+        alike[row] = [
+            code_of.setdefault(
+                (mask, *(asker.rulings[code] for asker, code in zip(askers, pair, strict=True))),
+                len(code_of),
+            )
+            for mask, *pair in zip(table.types.tolist(), *codes, strict=True)
+        ]
+    return alike
 
 
 def _is_moved(ruling: Ruling[MoveOutcome]) -> bool:

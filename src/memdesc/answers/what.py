@@ -7,11 +7,11 @@ holds no page at all (swapped out, never touched, a guard) gets the reason inste
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
-from memdesc.answers.places import FramePlace, PhysPlace, Place, VirtPlace
+from memdesc.answers.places import FramePlace, PhysPlace, Place, VirtPlace, parse_place
 from memdesc.answers.titles import title_of
 from memdesc.descriptors import (
     AddressSpace,
@@ -22,6 +22,7 @@ from memdesc.descriptors import (
     Page,
     RawPageLookup,
 )
+from memdesc.errors import NotReadableError, QuestionError
 from memdesc.kernels.kpageflags import KPF, flag_names
 from memdesc.kernels.pagemap import EntryKind, Present
 from memdesc.map.describe import MapDescriber
@@ -30,7 +31,7 @@ from memdesc.rules.procedure import Rule
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet, pfn_of, phys_of
 
-__all__ = ["NoAnswer", "NoPage", "PageAnswer", "describe_page", "pfn_at", "what"]
+__all__ = ["NoAnswer", "NoPage", "PageAnswer", "describe_page", "each_place", "pfn_at", "what"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,26 @@ class NoAnswer:
             "error": self.error,
             "hint": self.hint or None,
         }
+
+
+_Answer = TypeVar("_Answer")
+
+
+def each_place(texts: Sequence[str], ask: Callable[[Place], _Answer]) -> list[_Answer | NoAnswer]:
+    """What `ask` says of each place, in their order.
+
+    A place that cannot be read or answered is a NoAnswer among several, so that the others get
+    theirs; alone, it raises QuestionError or NotReadableError.
+    """
+    answers: list[_Answer | NoAnswer] = []
+    for text in texts:
+        try:
+            answers.append(ask(parse_place(text)))
+        except (QuestionError, NotReadableError) as error:
+            if len(texts) == 1:
+                raise
+            answers.append(NoAnswer(text, str(error), error.hint))
+    return answers
 
 
 def what(source: Source, place: Place, *, raw: bool = False) -> PageAnswer | NoPage:

@@ -16,6 +16,7 @@ Swap is what pagemap shows; the kernel's `Swap:` also counts swapped shmem.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ from memdesc.errors import QuestionError
 from memdesc.map.attribution import Attribution, Process, ReadReport, Vma
 from memdesc.map.extents import MemoryMap
 from memdesc.map.inverse import mapper
-from memdesc.types import PAGE_SHIFT, PAGE_SIZE_BYTES, Pfn, TypeSet
+from memdesc.types import PAGE_SHIFT, PAGE_SIZE_BYTES, MemoryType, Pfn, TypeSet
 
 __all__ = [
     "ChargedByMapped",
@@ -49,6 +50,7 @@ __all__ = [
     "TypeShare",
     "VmaRow",
     "VmaSizes",
+    "ZeroUse",
     "charged_by_mapped",
     "mappers",
     "process_by_vma",
@@ -86,6 +88,18 @@ class MapperRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ZeroUse:
+    """Who shows the page of zeroes: it stands for memory that was read and never written."""
+
+    processes: int
+    pages: int
+    """Of their address spaces, all processes together."""
+
+    def to_json(self) -> dict[str, int]:
+        return {"processes": self.processes, "pages": self.pages}
+
+
+@dataclass(frozen=True, slots=True)
 class Mappers:
     """Who maps one frame."""
 
@@ -94,7 +108,10 @@ class Mappers:
     mapcount: int | None
     """The kernel's count (kpagecount); None where not visible."""
     mappers: tuple[MapperRow, ...]
+    """Of the page of zeroes only those that were kept, and the place that was asked about."""
     notes: tuple[str, ...] = ()
+    zero: ZeroUse | None = None
+    """None for every page but the one of zeroes."""
 
     @property
     def unread(self) -> int | None:
@@ -113,14 +130,23 @@ class Mappers:
             "type": self.types.json,
             "mapcount": self.mapcount,
             "unread": self.unread,
+            "zero": None if self.zero is None else self.zero.to_json(),
             "rows": self.rows(),
             "notes": list(self.notes),
         }
 
 
-def mappers(map: MemoryMap, attribution: Attribution, pfn: int) -> Mappers:  # noqa: A002
+def mappers(
+    map: MemoryMap,  # noqa: A002
+    attribution: Attribution,
+    pfn: int,
+    *,
+    at: tuple[int, int] | None = None,
+) -> Mappers:
     """Return every mapping of frame `pfn` that was read, by process and address.
 
+    `at` is the place (PID, address) where the frame was found, if it was: mappings of the page
+    of zeroes are counted and not kept, and this one is there.
     Raises QuestionError for a frame outside the map.
     """
     extent = map.extent(map.index_of(pfn))
@@ -132,8 +158,39 @@ def mappers(map: MemoryMap, attribution: Attribution, pfn: int) -> Mappers:  # n
         process, address, vma = mapper(attribution, run, pfn)
         offset = vma.offset + address - vma.start if vma.inode else None
         rows.append(MapperRow(process, address, vma, offset))
+    types, zero = extent.fact.types, None
+    if types.only is MemoryType.ZERO:
+        zero = _zero_use(attribution, [row.process.index for row in rows])
+        if at is not None and not any(_is_at(row, at) for row in rows):
+            rows += _row_at(attribution, *at)
     notes = report_notes(attribution.report)
-    return Mappers(Pfn(pfn), extent.fact.types, extent.mapcount, tuple(rows), tuple(notes))
+    return Mappers(Pfn(pfn), types, extent.mapcount, tuple(rows), tuple(notes), zero)
+
+
+def _zero_use(attribution: Attribution, kept: Sequence[int]) -> ZeroUse:
+    """Places that show the page of zeroes; `kept` are processes of mappings that were kept."""
+    vmas = attribution.vmas
+    processes = {*vmas.process[vmas.zero > 0].tolist(), *kept}
+    return ZeroUse(len(processes), int(vmas.zero.sum()) + len(kept))
+
+
+def _is_at(row: MapperRow, at: tuple[int, int]) -> bool:
+    return (row.process.pid, row.address >> PAGE_SHIFT) == (at[0], at[1] >> PAGE_SHIFT)
+
+
+def _row_at(attribution: Attribution, pid: int, address: int) -> list[MapperRow]:
+    """The mapping at `address` of process `pid`; none where that area was not read."""
+    page = address & -PAGE_SIZE_BYTES
+    vmas = attribution.vmas
+    mine = attribution.processes.pid[vmas.process] == pid
+    mine &= (vmas.start <= np.uint64(page)) & (np.uint64(page) < vmas.end)
+    found = []
+    for index in np.flatnonzero(mine).tolist():
+        vma = attribution.vma(index)
+        offset = vma.offset + page - vma.start if vma.inode else None
+        process = attribution.process(int(vmas.process[index]))
+        found.append(MapperRow(process, page, vma, offset))
+    return found
 
 
 # --- by process --------------------------------------------------------------------------

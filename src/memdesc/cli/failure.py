@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import textwrap
 
+from memdesc.answers.brief import (
+    failure_basis,
+    failure_ends,
+    failure_errnos,
+    failure_rows,
+    failure_verdicts,
+)
 from memdesc.answers.exposure import (
     Exposure,
     FileExposure,
@@ -16,12 +22,12 @@ from memdesc.answers.exposure import (
     failure_by_process,
     failure_by_range,
 )
-from memdesc.answers.failure import FAILURE_BY, Failure, FailureRow, failure
+from memdesc.answers.failure import FAILURE_BY, Failure, failure
 from memdesc.answers.places import parse_place
 from memdesc.answers.story import Story, tell
 from memdesc.answers.titles import title_of
 from memdesc.answers.usage import Usage
-from memdesc.answers.what import NoAnswer, NoPage
+from memdesc.answers.what import NoAnswer, NoPage, each_place
 from memdesc.checks.observed import observed_on
 from memdesc.cli.common import (
     add_source_arguments,
@@ -36,7 +42,7 @@ from memdesc.cli.common import (
     table,
     visible,
 )
-from memdesc.errors import NotReadableError, QuestionError
+from memdesc.errors import QuestionError
 from memdesc.map.attribution import Attribution
 from memdesc.map.extents import MemoryMap, Totals
 from memdesc.map.parts import InParts
@@ -95,7 +101,10 @@ def _machine(options: argparse.Namespace) -> int:
     source = open_from(options)
     result: MemoryMap | Totals
     with progress("reading page flags") as step:
-        result = source.map(step) if options.by == "cgroup" else source.summary(step)
+        if options.by == "cgroup":
+            result = source.map(step, references=True)
+        else:
+            result = source.totals(step, references=True)
     answer = failure(result, options.by, observed=observed_on)
     if options.json:
         value = envelope(answer.to_json(), source=options.source, kernel=result.machine.release)
@@ -129,7 +138,7 @@ def _show(answer: Failure, *, everything: bool) -> None:
     out.print(table(head, rows, right=(1, 2, 3), elastic=(0,), drop=(3,)))
     out.print()
     first = 0 if answer.by == "type" else 1
-    joined = _joined(answer.rows)
+    joined = failure_rows(answer.rows)
     most = (
         len(joined)
         if everything or not sys.stdout.isatty()
@@ -140,10 +149,10 @@ def _show(answer: Failure, *, everything: bool) -> None:
             *([visible(row.part)] if first else []),
             title_of(row.types),
             size(row.size_bytes),
-            _verdicts(row),
-            "/".join(dict.fromkeys(outcome.errno for outcome in row.soft.outcomes)),
-            _basis(row),
-            _meaning(row),
+            failure_verdicts(row),
+            failure_errnos(row),
+            failure_basis(row),
+            failure_ends(row),
         ]
         for row in joined[:most]
     ]
@@ -162,18 +171,6 @@ def _show(answer: Failure, *, everything: bool) -> None:
     )
     for note in answer.notes:
         out.print(f"note: {note}", markup=False)
-
-
-def _joined(rows: tuple[FailureRow, ...]) -> list[FailureRow]:
-    """Rows that read the same on the screen, added up."""
-    sums: dict[tuple[object, ...], FailureRow] = {}
-    for row in rows:
-        soft = tuple(dict.fromkeys(outcome.errno for outcome in row.soft.outcomes))
-        key = row.part, row.types, _verdicts(row), _meaning(row), soft, _basis(row)
-        old = sums.get(key)
-        frames = row.frames + (old.frames if old else 0)
-        sums[key] = dataclasses.replace(row, frames=frames)
-    return sorted(sums.values(), key=lambda row: -row.frames)
 
 
 # --- who and where -----------------------------------------------------------------------
@@ -264,7 +261,8 @@ def _line_of(row: ProcessExposure | FileExposure | RangeExposure) -> list[str]:
 
 
 def _places(options: argparse.Namespace) -> int:
-    places = [parse_place(text) for text in options.places]
+    if len(options.places) == 1:
+        parse_place(options.places[0])  # whose error needs no source
     source = open_from(options)
     attribution: Attribution | None = None
     notes: list[str] = []
@@ -273,14 +271,10 @@ def _places(options: argparse.Namespace) -> int:
             attribution = source.attribution(step)
     except QuestionError as error:
         notes.append(f"who would die is not known: {error}")
-    answers: list[Story | NoPage | NoAnswer] = []
-    for place in places:
-        try:
-            answers.append(tell(source, place, attribution=attribution, observed=observed_on))
-        except (QuestionError, NotReadableError) as error:
-            if len(places) == 1:
-                raise
-            answers.append(NoAnswer(place.text, str(error), error.hint))
+    answers = each_place(
+        options.places,
+        lambda place: tell(source, place, attribution=attribution, observed=observed_on),
+    )
     if options.json:
         rows = [answer.to_json() for answer in answers]
         value = {"schema": "memdesc-failure/1", "rows": rows, "notes": notes}
@@ -340,16 +334,6 @@ def _story(answer: Story | NoPage | NoAnswer) -> str:
 # --- helpers -----------------------------------------------------------------------------
 
 
-_SHORT = {
-    Consequence.NOTHING_LOST: "nothing lost",
-    Consequence.CONTENT_LOST: "content lost",
-    Consequence.KILLED_ON_TOUCH: "killed on touch",
-    Consequence.KILLED_NOW: "killed at once",
-    Consequence.UNHANDLED: "not handled",
-    Consequence.MACHINE_LOST: "machine lost",
-}
-
-
 def _room(others: int) -> int:
     """Lines of a table that the terminal has room for beside `others`."""
     import shutil
@@ -365,22 +349,6 @@ def _line(name: str, text: str) -> str:
     return textwrap.fill(
         text, max(width, 40), initial_indent=first, subsequent_indent=rest, break_long_words=False
     )
-
-
-def _verdicts(row: FailureRow) -> str:
-    return "/".join(dict.fromkeys(outcome.verdict.value for outcome in row.hard.outcomes))
-
-
-def _basis(row: FailureRow) -> str:
-    if row.is_observed:
-        return "observed"
-    if row.is_observed_in_part:
-        return "in part"
-    return f"seen on {', '.join(row.observed_on)}" if row.observed_on else "inferred"
-
-
-def _meaning(row: FailureRow) -> str:
-    return "/".join(dict.fromkeys(_SHORT[out.on_hardware] for out in row.hard.outcomes))
 
 
 def _share(low: int, high: int, whole: int) -> str:

@@ -7,10 +7,11 @@ import shutil
 import sys
 from typing import Any
 
-from memdesc.answers.move import Movement, MovementRow, move, parse_area
+from memdesc.answers.brief import movement_rows, movement_text
+from memdesc.answers.move import Movement, move, parse_area
 from memdesc.answers.places import parse_place
 from memdesc.answers.titles import title_of
-from memdesc.answers.what import NoPage, pfn_at
+from memdesc.answers.what import NoAnswer, NoPage, pfn_at
 from memdesc.cli.common import (
     add_source_arguments,
     console,
@@ -22,17 +23,18 @@ from memdesc.cli.common import (
     table,
     visible,
 )
+from memdesc.errors import NotReadableError, QuestionError
 from memdesc.map.describe import MapDescriber
 from memdesc.map.extents import MemoryMap
 from memdesc.map.parts import InParts
-from memdesc.rules.move import Obstacle
 from memdesc.sources.source import Source
 from memdesc.types import PAGE_SIZE_BYTES, PfnRange
 
 DESCRIPTION = (
     "Can this memory be moved away? A page (as in `memdesc what`), a range of frames, a memory\n"
     "block before it is offlined, or a zone: what lies there, and what would stop it.\n"
-    "Exits 1 when something certainly stops it. Nothing is moved."
+    "Exits 1 when something certainly stops it, 2 when a place could not be answered. Nothing is\n"
+    "moved."
 )
 EXAMPLES = """
   memdesc move 0x1234                    a page, with the whole folio it belongs to
@@ -54,21 +56,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     source = open_from(options)
-    whole: MemoryMap | None = None
-    answers: list[Movement | NoPage] = []
+    maps = _Maps(source)
+    answers: list[Movement | NoPage | NoAnswer] = []
     for text in options.places:
-        if _is_area(text):
-            if isinstance(source, InParts):
-                pages = parse_area(text, source.machine, source.pfn_end)
-                with progress("reading page flags") as tell:
-                    answers.append(move(source.parts(tell), pages, text))
-                continue
-            if whole is None:
-                with progress("reading page flags") as tell:
-                    whole = source.map(tell, owners=True, references=True)
-            answers.append(move(whole, parse_area(text, whole.machine, whole.pfn_end), text))
-        else:
-            answers.append(_page(source, text))
+        try:
+            answers.append(maps.area(text) if _is_area(text) else _page(source, text))
+        except (QuestionError, NotReadableError) as error:
+            if len(options.places) == 1:
+                raise
+            answers.append(NoAnswer(text, str(error), error.hint))
     if options.json:
         rows: list[dict[str, Any]] = [answer.to_json() for answer in answers]
         value = {"schema": "memdesc-move/1", "rows": rows}
@@ -78,8 +74,31 @@ def run(options: argparse.Namespace) -> int:
             if index:
                 print()
             _show(answer)
+    if any(isinstance(answer, NoAnswer) for answer in answers):
+        return 2
     stopped = any(isinstance(a, Movement) and a.can_be_emptied is False for a in answers)
     return 1 if stopped else 0
+
+
+class _Maps:
+    """The whole map of a source, read once at most, and not held where it comes in parts."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._whole: MemoryMap | None = None
+
+    def area(self, text: str) -> Movement:
+        """What lies in the area that `text` names, and whether it moves."""
+        source = self.source
+        if isinstance(source, InParts):
+            pages = parse_area(text, source.machine, source.pfn_end)
+            with progress("reading page flags") as tell:
+                return move(source.parts(tell), pages, text)
+        if self._whole is None:
+            with progress("reading page flags") as tell:
+                self._whole = source.map(tell, owners=True, references=True)
+        whole = self._whole
+        return move(whole, parse_area(text, whole.machine, whole.pfn_end), text)
 
 
 def _page(source: Source, text: str) -> Movement | NoPage:
@@ -98,8 +117,11 @@ def _is_area(text: str) -> bool:
     return bool(dash and head and tail)
 
 
-def _show(answer: Movement | NoPage) -> None:
+def _show(answer: Movement | NoPage | NoAnswer) -> None:
     out = console()
+    if isinstance(answer, NoAnswer):
+        out.print(f"{answer.asked}  error: {answer.error}", markup=False, highlight=False)
+        return
     if isinstance(answer, NoPage):
         out.print(f"{answer.asked}  {answer.reason}", markup=False, highlight=False)
         return
@@ -120,19 +142,19 @@ def _show(answer: Movement | NoPage) -> None:
         highlight=False,
         markup=False,
     )
-    joined = _joined(answer.rows)
+    joined = movement_rows(answer.rows)
     most = len(joined)
     if sys.stdout.isatty():
         most = max(4, shutil.get_terminal_size().lines - 6)
     rows = [
         [
             title_of(row.types) + (f": {visible(row.owner)}" if row.owner else ""),
-            size(frames * PAGE_SIZE_BYTES),
-            f"{frames:,}",
-            _how(row),
+            size(row.frames * PAGE_SIZE_BYTES),
+            f"{row.frames:,}",
+            movement_text(row),
             f"{row.first:#x}",
         ]
-        for row, frames in joined[:most]
+        for row in joined[:most]
     ]
     head = ["what", "size", "frames", "when it is offlined", "for example"]
     out.print(table(head, rows, right=(1, 2), elastic=(0, 3), drop=(2,)))
@@ -142,38 +164,3 @@ def _show(answer: Movement | NoPage) -> None:
         out.print(f"not present: {answer.not_present:,} frames")
     for note in answer.notes:
         out.print(f"note: {note}", markup=False)
-
-
-def _how(row: MovementRow) -> str:
-    outcomes = row.offlining.outcomes
-    moves = [f"moves: {one.by.value}" for one in outcomes if one.moves]
-    stays = [_SHORT[one.obstacle] for one in outcomes if not one.moves]
-    if moves and stays:
-        return f"{moves[0]}, unless {' or '.join(dict.fromkeys(stays))}"
-    return moves[0] if moves else f"stays: {' or '.join(dict.fromkeys(stays))}"
-
-
-_SHORT = {
-    Obstacle.KIND: "it never moves",
-    Obstacle.REFERENCES: "held",
-    Obstacle.WRITEBACK: "being written back",
-    Obstacle.NO_OPERATION: "its file lies in memory alone",
-    Obstacle.MLOCKED: "mlocked",
-    Obstacle.INACCESSIBLE: "its mapping forbids it",
-    Obstacle.TOO_LARGE: "too large a folio",
-    Obstacle.HUGETLB: "a huge page",
-    Obstacle.NO_MOVABLE_OPS: "its owner cannot move it",
-    Obstacle.DEVICE: "its driver alone moves it",
-    Obstacle.NOT_ON_LRU: "off the LRU just now",
-}
-"""Obstacles in a few words; the whole sentence is in --json."""
-
-
-def _joined(rows: tuple[MovementRow, ...]) -> list[tuple[MovementRow, int]]:
-    """(row, frames): rows that read the same on the screen, added up, in their order."""
-    sums: dict[tuple[object, ...], tuple[MovementRow, int]] = {}
-    for row in rows:
-        key = row.types, row.owner, _how(row)
-        first, frames = sums.get(key, (row, 0))
-        sums[key] = first, frames + row.frames
-    return list(sums.values())

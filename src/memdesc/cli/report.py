@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         check_target(path, force=options.force)
     source = open_from(options)
     with progress("reading page flags") as tell:
-        result = source.map(tell)
+        result = source.map(tell, references=True)
 
     from memdesc.report.build import report_data
     from memdesc.report.render import render

@@ -66,13 +66,16 @@ def run(words: Sequence[str]) -> int:
     return code
 
 
-_EXTRAS = {"arro3": "capture", "jinja2": "report", "duckdb": "sql", "drgn": "vmcore"}
+_EXTRAS = {
+    "arro3": "capture",
+    "jinja2": "report",
+    "duckdb": "sql",
+    "drgn": "vmcore",
+    "numba": "model",
+}
 
 
-_PLANNED = (
-    *("savings",),
-    *("serve", "watch", "scenario", "model", "thread"),
-)
+_PLANNED = (*("serve", "watch", "scenario", "thread"),)
 
 
 def _command(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -20,6 +20,8 @@ EXAMPLES = """
   memdesc vm run 6.12 -- program.py ARGUMENTS        with memdesc importable
   memdesc vm dump 7.2 --output 7.2.vmcore            planted memory of every kind, dumped
   memdesc vm record 6.1 --output recorded-6.1        dump, capture, /proc, what was planted
+  memdesc vm trace 6.12 --output traced              the page allocator's events, and its
+                                                     lists before and after
 """
 
 _FORMATS = ("elf", "kdump-zlib")
@@ -58,6 +60,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_argument("--no-dump", action="store_true", help="leave out the dump")
     recording.add_argument("--no-capture", action="store_true", help="leave out the capture")
     _memory_argument(recording, 640)
+
+    tracing = commands.add_parser("trace", help="allocation events, and the lists around them")
+    _kernel_argument(tracing)
+    tracing.add_argument("--output", metavar="DIR", type=Path, required=True)
+    tracing.add_argument(
+        "--workload",
+        choices=("compile", "churn", "steps"),
+        default="compile",
+        help="what runs meanwhile (default: compile)",
+    )
+    tracing.add_argument(
+        "--buffer-kb", type=_kilobytes, default=32768, metavar="N", help="default: 32768"
+    )
+    tracing.add_argument("--dumps", action="store_true", help="keep the memory dumps")
+    _memory_argument(tracing, 512)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -184,7 +201,37 @@ def _record(options: argparse.Namespace) -> int:
     return 0
 
 
-_ACTIONS = {"list": _list, "fetch": _fetch, "run": _run, "dump": _dump, "record": _record}
+def _trace(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from memdesc.vm.trace import MACHINE, record_trace
+
+    with steps() as tell:
+        made = record_trace(
+            options.kernel,
+            options.output,
+            workload=options.workload,
+            machine=dataclasses.replace(MACHINE, memory_mb=options.memory),
+            buffer_kb=options.buffer_kb,
+            dumps=options.dumps,
+            tell=tell,
+        )
+    print(options.output)
+    notice(
+        f"kernel {made.about['release']}: {len(made.trace):,} events, none lost; "
+        f"`memdesc model replay {options.output}` feeds them to the model"
+    )
+    return 0
+
+
+_ACTIONS = {
+    "list": _list,
+    "fetch": _fetch,
+    "run": _run,
+    "dump": _dump,
+    "record": _record,
+    "trace": _trace,
+}
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -202,6 +249,13 @@ def _memory_argument(parser: argparse.ArgumentParser, default: int) -> None:
         metavar="MB",
         help=f"of the guest (default: {default})",
     )
+
+
+def _kilobytes(text: str) -> int:
+    """64 to 1048576: a ring buffer smaller than that holds nothing."""
+    if text.isdecimal() and 64 <= int(text) <= 1 << 20:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not between 64 and {1 << 20} kB")
 
 
 def _megabytes(text: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from memdesc.answers.places import parse_place
 from memdesc.answers.titles import title_of
-from memdesc.answers.what import NoAnswer, NoPage, PageAnswer, what
+from memdesc.answers.what import NoAnswer, NoPage, PageAnswer, each_place, what
 from memdesc.cli.common import (
     add_source_arguments,
     envelope,
@@ -18,9 +18,8 @@ from memdesc.cli.common import (
     size,
     visible,
 )
-from memdesc.descriptors import NOT_LOOKED, Nobody, NotVisible
-from memdesc.errors import NotReadableError, QuestionError
-from memdesc.types import PAGE_SIZE_BYTES, phys_of
+from memdesc.descriptors import NOT_LOOKED, AnonFolio, Nobody, NotVisible
+from memdesc.types import PAGE_SHIFT, PAGE_SIZE_BYTES, MemoryType, phys_of
 
 DESCRIPTION = (
     "What a page is: its type and the rule that named it, the whole folio or slab it belongs\n"
@@ -46,16 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    places = [parse_place(text) for text in options.places]
+    if len(options.places) == 1:
+        parse_place(options.places[0])  # whose error needs no source
     source = open_from(options)
-    answers: list[PageAnswer | NoPage | NoAnswer] = []
-    for place in places:
-        try:
-            answers.append(what(source, place, raw=options.raw))
-        except (QuestionError, NotReadableError) as error:
-            if len(places) == 1:
-                raise
-            answers.append(NoAnswer(place.text, str(error), error.hint))
+    answers = each_place(options.places, lambda place: what(source, place, raw=options.raw))
     if options.json:
         value = {"schema": "memdesc-what/1", "rows": [answer.to_json() for answer in answers]}
         print_json(envelope(value, source=options.source, kernel=source.machine.release))
@@ -92,7 +85,7 @@ def _text(answer: PageAnswer | NoPage | NoAnswer) -> str:
     row = answer.to_json()["descriptor"]
     for name, value in row.items():
         # What this kind of source never looks at is said in --json, not on every screen.
-        if name in ("kind", "flags", "cgroup") or value == _NOT_LOOKED:
+        if name in _ELSEWHERE or value == _NOT_LOOKED:
             continue
         if name == "mapcount" and (value == answer.mapcount or isinstance(value, dict)):
             continue
@@ -100,6 +93,13 @@ def _text(answer: PageAnswer | NoPage | NoAnswer) -> str:
             value = "nobody"
         if name == "pins" and value and answer.pages.nr_pages == 1 and isinstance(value, int):
             value = f"at most {value}: references and pins of a single frame share one counter"
+        if name == "index" and isinstance(value, int) and isinstance(answer.descriptor, AnonFolio):
+            # The page number of an address in its process (`mm/rmap.c:vma_address` @6.12).
+            value = f"{value:#x}, for address {value << PAGE_SHIFT:#x} of its process"
+        if isinstance(named := row.get(f"{name}_name"), str) and isinstance(value, int):
+            value = f"{value} ({named})"
+        if name.endswith("_size_bytes") and isinstance(value, int) and value >= PAGE_SIZE_BYTES:
+            name, value = name.removesuffix("_bytes"), size(value)
         lines.append(_line(name.replace("_", " "), _field(value)))
     if answer.struct_page is not None:
         lines.append(_line("struct page", _words(answer.struct_page)))
@@ -108,6 +108,8 @@ def _text(answer: PageAnswer | NoPage | NoAnswer) -> str:
     return "\n".join(lines)
 
 
+_ELSEWHERE = ("kind", "flags", "cgroup", "owner_name", "task_name")
+"""Fields of descriptors that another line says."""
 _NOT_LOOKED = {"not_visible": NOT_LOOKED.reason}
 
 
@@ -139,6 +141,10 @@ def _zone(answer: PageAnswer) -> str:
 def _mapped(answer: PageAnswer) -> str:
     if isinstance(answer.mapcount, NotVisible):
         return f"not visible: {answer.mapcount.reason}"
+    if answer.types.only is MemoryType.ZERO:
+        return (
+            f"where memory was read and never written (`memdesc who {answer.pfn:#x}`); not counted"
+        )
     if not answer.mapcount:
         return "by nobody"
     times = "once" if answer.mapcount == 1 else f"{answer.mapcount} times"

@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from memdesc.answers.places import parse_place
+from memdesc.answers.places import Place, VirtPlace
 from memdesc.answers.titles import title_of
 from memdesc.answers.usage import Usage
-from memdesc.answers.what import NoPage, pfn_at
+from memdesc.answers.what import NoAnswer, NoPage, each_place, pfn_at
 from memdesc.answers.who import (
     ChargedByMapped,
     FileSizes,
@@ -34,7 +34,7 @@ from memdesc.cli.common import (
     visible,
 )
 from memdesc.errors import QuestionError
-from memdesc.types import PAGE_SIZE_BYTES, Pid
+from memdesc.types import PAGE_SIZE_BYTES, Pfn, Pid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,27 +131,42 @@ def _need_process(attribution: Attribution, pid: int) -> None:
 
 
 def _places(options: argparse.Namespace, source: Source) -> int:
-    places = [parse_place(text) for text in options.places]
-    found = [(place, pfn_at(source, place)) for place in places]
+    # Where a page lies may change while all processes are read: first things first.
+    found = each_place(options.places, lambda place: (place, pfn_at(source, place)))
     with progress("reading processes") as tell:
         attribution = source.attribution(tell)
-    answers = [
-        (place.text, at if isinstance(at, NoPage) else mappers(source.window(at), attribution, at))
-        for place, at in found
-    ]
+
+    def ask(one: tuple[Place, Pfn | NoPage] | NoAnswer) -> Mappers | NoPage | NoAnswer:
+        if isinstance(one, NoAnswer):
+            return one
+        place, pfn = one
+        if isinstance(pfn, NoPage):
+            return pfn
+        at = (place.pid, place.address) if isinstance(place, VirtPlace) else None
+        try:
+            return mappers(source.window(pfn), attribution, pfn, at=at)
+        except QuestionError as error:
+            if len(found) == 1:
+                raise
+            return NoAnswer(place.text, str(error), error.hint)
+
+    answers = [(text, ask(one)) for text, one in zip(options.places, found, strict=True)]
+    failed = any(isinstance(answer, NoAnswer) for _text, answer in answers)
     if options.json:
         rows = [{"asked": text, **answer.to_json()} for text, answer in answers]
         for row in rows:
             row.pop("schema", None)
         value = {"schema": "memdesc-who-places/1", "rows": rows}
         print_json(envelope(value, source=options.source, kernel=source.machine.release))
-        return 0
+        return 2 if failed else 0
     for text, answer in answers:
-        if isinstance(answer, NoPage):
+        if isinstance(answer, NoAnswer):
+            print(f"{text}  error: {answer.error}")
+        elif isinstance(answer, NoPage):
             print(f"{text}  {answer.reason}")
         else:
             _show_mappers(text, answer)
-    return 0
+    return 2 if failed else 0
 
 
 def _show_mappers(text: str, answer: Mappers) -> None:
@@ -160,6 +175,8 @@ def _show_mappers(text: str, answer: Mappers) -> None:
     many = {0: "no process that was read maps it", 1: "mapped once"}.get(
         count, f"mapped {count} times"
     )
+    if answer.zero is not None:
+        many = f"shared by {_many(answer.zero.processes, 'process', 'processes')}"
     out.print(f"{text}  {title_of(answer.types)}, {many}", style="bold", markup=False)
     rows = [
         [
@@ -173,10 +190,18 @@ def _show_mappers(text: str, answer: Mappers) -> None:
     ]
     if rows:
         out.print(table(["pid", "process", "address", "", "area"], rows, right=(0,), elastic=(4,)))
-    if answer.unread:
+    if answer.zero is not None and answer.zero.pages > len(rows):
+        # Nobody keeps the places: the page stands wherever memory was read and never written.
+        places = _many(answer.zero.pages, "place", "places")
+        print(f"it stands in {places} of theirs, which are not listed one by one")
+    if answer.unread and answer.zero is None:
         out.print(f"the kernel counts {answer.unread} more mappings that were not read")
     for note in answer.notes:
         out.print(f"note: {note}", markup=False)
+
+
+def _many(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def _rows(

@@ -68,6 +68,10 @@ class Totals:
     """int64[regions, facts]: frames."""
     pfn_end: int
     stats: ScanStats = ScanStats()
+    held: NDArray[np.int64] | None = None
+    """int64[3, regions, facts]: the same frames by `MemoryMap.references` + 1 first, tails by the
+    facts of their heads (`memdesc.map.held`); None where nobody asked, or the source has no
+    reference counts."""
 
     @property
     def frames(self) -> int:

@@ -14,8 +14,8 @@ from memdesc import __version__
 from memdesc.answers.blocks import Blocks, blocks
 from memdesc.answers.failure import Failure, failure
 from memdesc.answers.ledger import By, Ledger, LedgerRow, ledger
-from memdesc.answers.move import move
 from memdesc.answers.overview import Overview, overview
+from memdesc.answers.savings import Savings, savings
 from memdesc.answers.titles import title_of
 from memdesc.answers.usage import Usage
 from memdesc.answers.who import ProcessRow, sizes_by_process
@@ -25,8 +25,9 @@ from memdesc.map.attribution import Attribution
 from memdesc.map.extents import MemoryMap
 from memdesc.map.machine import SlabCache
 from memdesc.report import words
+from memdesc.report.outlook import Outlook, outlook_of
 from memdesc.report.picture import Picture, picture_of
-from memdesc.types import PAGE_SIZE_BYTES, MemoryType, Pfn, PfnRange, TypeSet
+from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
 
 __all__ = [
     "Absent",
@@ -35,7 +36,6 @@ __all__ = [
     "Split",
     "Term",
     "TypeText",
-    "ZoneMovement",
     "report_data",
     "type_text",
 ]
@@ -101,18 +101,6 @@ class Term:
     """False for a type that is only a member of a union here."""
 
 
-@dataclass(frozen=True, slots=True)
-class ZoneMovement:
-    """Whether one zone could be emptied, in frames."""
-
-    name: str
-    moving: int
-    unsure: int
-    staying: int
-    stays: tuple[str, ...]
-    """The titles of the largest kinds that stay."""
-
-
 @dataclass(frozen=True)
 class ReportData:
     """Everything that the page shows."""
@@ -136,7 +124,10 @@ class ReportData:
     failure: Failure
     blocks: Blocks | Absent
     """Blocks of 2 MiB."""
-    movements: tuple[ZoneMovement, ...] | Absent
+    outlook: Outlook | Absent
+    """What could be moved away."""
+    savings: Savings | Absent
+    """Against the 8-byte memdesc, by type."""
 
     @property
     def ledger(self) -> Ledger:
@@ -187,7 +178,8 @@ def report_data(
         glossary=_glossary(book),
         failure=failure(result),
         blocks=_blocks(result),
-        movements=_movements(result),
+        outlook=_outlook(result),
+        savings=_savings(result),
     )
 
 
@@ -216,32 +208,18 @@ def _blocks(result: MemoryMap) -> Blocks | Absent:
         return Absent(str(error), error.hint)
 
 
-def _movements(result: MemoryMap) -> tuple[ZoneMovement, ...] | Absent:
-    """Each zone that has memory, asked whether it can be emptied."""
-    zones = [zone for zone in result.machine.zones if zone.present]
-    if not zones:
-        return Absent("which zones this machine has is not visible", "")
-    several = len({zone.node for zone in zones}) > 1
-    rows = []
-    for zone in zones:
-        pages = PfnRange(Pfn(zone.pfn_start), Pfn(min(zone.pfn_end, result.pfn_end)))
-        if pages.nr_pages < 1:
-            continue
-        answer = move(result, pages)
-        frames: dict[bool | None, int] = {True: 0, None: 0, False: 0}
-        for row in answer.rows:
-            frames[row.moves] += row.frames
-        stays = dict.fromkeys(title_of(row.types) for row in answer.rows if row.moves is False)
-        rows.append(
-            ZoneMovement(
-                f"{zone.name} of node {zone.node}" if several else zone.name,
-                frames[True],
-                frames[None],
-                frames[False],
-                tuple(stays)[:3],
-            )
-        )
-    return tuple(rows)
+def _savings(result: MemoryMap) -> Savings | Absent:
+    try:
+        return savings(result)
+    except MemdescError as error:
+        return Absent(str(error), error.hint)
+
+
+def _outlook(result: MemoryMap) -> Outlook | Absent:
+    try:
+        return outlook_of(result)
+    except MemdescError as error:
+        return Absent(str(error), error.hint)
 
 
 def _split(

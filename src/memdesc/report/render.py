@@ -18,9 +18,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from memdesc.answers.brief import failure_ends, failure_errnos, failure_verdicts, movement_text
 from memdesc.answers.ledger import LedgerRow
+from memdesc.answers.savings import DesignCost, Savings
 from memdesc.report import words
 from memdesc.report.build import Absent, ReportData, type_text
+from memdesc.report.outlook import failure_kinds
 from memdesc.report.palette import colour_css, colour_of
 from memdesc.report.picture import TILE_ORDER
 from memdesc.report.png import picture_png
@@ -47,6 +50,7 @@ SECTIONS = (
     Section("blocks", "Huge pages", "blocks.html.j2"),
     Section("move", "What can move", "move.html.j2"),
     Section("failure", "If memory fails", "failure.html.j2"),
+    Section("savings", "What describing it costs", "savings.html.j2"),
     Section("glossary", "What the words mean", "glossary.html.j2"),
 )
 """The page's sections in order. A new one is a line here and a template."""
@@ -92,7 +96,13 @@ def render(data: ReportData) -> bytes:
             f"t{number[kind]}" + (" hatched" if colour_of(kind).is_hatched else "")
         ),
         type_text=type_text,
+        movement_text=movement_text,
+        failure_kinds=failure_kinds,
+        failure_verdicts=failure_verdicts,
+        failure_ends=failure_ends,
+        failure_errnos=failure_errnos,
         segments=lambda rows: _segments(rows, number),
+        cost_bar=_cost_bar,
     )
     return page.encode("utf-8", "backslashreplace")
 
@@ -183,3 +193,32 @@ def _segments(rows: Sequence[LedgerRow], number: dict[TypeSet, int]) -> list[Seg
         segments.append(Segment(row.types, round(x, 2), round(width, 2)))
         x += width
     return segments
+
+
+@dataclass(frozen=True, slots=True)
+class CostPiece:
+    """A piece of a design's bar; position and width in thousandths of it."""
+
+    what: str
+    """"cost-map", "cost-descriptors", or "cost-open": the rest up to the most it can be."""
+    x: float
+    width: float
+
+
+def _cost_bar(answer: Savings, one: DesignCost) -> list[CostPiece]:
+    """The bar of one design; the dearest of all designs fills its whole width."""
+    most = max(other.cost.total_bytes[1] for other in answer.designs)
+    low, high = one.cost.total_bytes
+    memmap, descriptors = one.cost.memmap_bytes[0], one.cost.descriptor_bytes[0]
+    pieces = []
+    x = 0.0
+    for what, size in (
+        ("cost-map", memmap),
+        ("cost-descriptors", descriptors),
+        ("cost-open", high - low),
+    ):
+        width = 1000 * size / most if most else 0.0
+        if size:
+            pieces.append(CostPiece(what, round(x, 2), round(width, 2)))
+        x += width
+    return pieces

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +148,7 @@ class Capture:
             _need(len(regions) * len(self.table) <= _MAX_CELLS, "too many regions and facts")
         return regions
 
-    def totals(self, progress: Progress | None = None) -> Totals:
+    def totals(self, progress: Progress | None = None, *, references: bool = False) -> Totals:
         """Count every frame by region and fact, in a few MB whatever the machine's size.
 
         The counts were stored with the extents; they are counted again where they were not,
@@ -214,16 +214,18 @@ class Capture:
     def parts(self, progress: Progress | None = None) -> Iterator[MemoryMap]:
         """The map in parts, without cgroups; memory for one part at a time."""
         table, machine = self.table, self.machine
-        for rows in _in_parts(self._extents(progress)):
-            wide = rows.pfn_end > 0xFFFFFFFF
+        wide = self.info.pfn_end > 0xFFFFFFFF
+        for starts, facts, mapcounts, pfn_end in _in_parts(
+            self._extents(progress), np.dtype(np.uint64 if wide else np.uint32)
+        ):
             yield MemoryMap(
                 machine=machine,
                 table=table,
-                pfn_starts=rows.pfn_start.astype(np.uint64 if wide else np.uint32),
-                facts=rows.fact,
-                pfn_end=rows.pfn_end,
-                pfn_start=int(rows.pfn_start[0]),
-                mapcounts=rows.mapcount,
+                pfn_starts=starts,
+                facts=facts,
+                pfn_end=pfn_end,
+                pfn_start=int(starts[0]),
+                mapcounts=mapcounts,
                 unseen=self.info.unseen,
                 stats=self.info.scan,
             )
@@ -416,9 +418,10 @@ def _types(text: str) -> int:
 def _check_extents(rows: _Rows, expected: int, pfn_end: int) -> None:
     """Each extent starts where the one before ended, and none is empty."""
     starts, sizes = rows.pfn_start, rows.nr_pages
-    in_range = int(starts.min()) >= 0 and int(starts.max()) < pfn_end <= MAX_PFN
+    in_range = 0 <= starts[0] < pfn_end <= MAX_PFN
     in_range = in_range and int(sizes.min()) > 0 and int(sizes.max()) <= pfn_end
     _need(in_range, "an extent is empty or lies outside the map")
+    # Sizes of that range cannot overflow, and so no start lies outside where each follows.
     follows = bool((starts[:-1] + sizes[:-1] == starts[1:]).all())
     _need(follows and starts[0] == expected, "the extents have a gap or overlap")
     _need(rows.pfn_end <= pfn_end, "the extents run past the end of the map")
@@ -446,25 +449,31 @@ _PART_ROWS = 1 << 18
 """A part has at least so many extents, but for the last."""
 
 
-def _in_parts(batches: Iterator[_Rows]) -> Iterator[_Rows]:
-    """Batches joined and cut at multiples of `PART_FRAMES`, without cgroups; copies."""
-    starts: list[NDArray[np.int64]] = []
+_Part: TypeAlias = tuple[
+    NDArray[np.unsignedinteger], NDArray[np.uint16], NDArray[np.uint32] | None, int
+]
+"""(first frames, facts, map counts, the frame after the last)."""
+
+
+def _in_parts(batches: Iterator[_Rows], dtype: np.dtype[np.unsignedinteger]) -> Iterator[_Part]:
+    """Batches joined and cut at multiples of `PART_FRAMES`; copies, frames as `dtype`."""
+    starts: list[NDArray[np.unsignedinteger]] = []
     facts: list[NDArray[np.uint16]] = []
     counts: list[NDArray[np.uint32]] = []
     held = pfn_end = 0
 
-    def part(size: int, end: int) -> _Rows:
+    def part(size: int, end: int) -> _Part:
         start, fact = np.concatenate(starts), np.concatenate(facts)
         starts[:], facts[:] = [start[size:]], [fact[size:]]
-        start, count = start[:size], None
+        count = None
         if counts:
             joined = np.concatenate(counts)
             counts[:] = [joined[size:]]
             count = joined[:size]
-        return _Rows(start, np.diff(start, append=end), fact[:size], count, None)
+        return start[:size], fact[:size], count, end
 
     for rows in batches:
-        starts.append(rows.pfn_start.copy())
+        starts.append(rows.pfn_start.astype(dtype))
         facts.append(rows.fact.copy())
         if rows.mapcount is not None:
             counts.append(rows.mapcount.copy())
@@ -473,7 +482,7 @@ def _in_parts(batches: Iterator[_Rows]) -> Iterator[_Rows]:
         if held < _PART_ROWS or border <= int(starts[0][0]):
             continue
         joined = np.concatenate(starts)
-        at = int(np.searchsorted(joined, border))
+        at = int(np.searchsorted(joined, dtype.type(border)))
         if at == joined.size or int(joined[at]) != border:
             # The extent that holds the border is cut in two.
             fact = np.concatenate(facts)

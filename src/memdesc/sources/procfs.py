@@ -79,6 +79,7 @@ _SYSCTLS = (
     "vm.enable_soft_offline",
     "vm.compact_unevictable_allowed",
     "vm.compaction_proactiveness",
+    "vm.hugetlb_optimize_vmemmap",
 )
 """Settings that change answers (`memdesc.rules`). One that this kernel lacks is no loss."""
 

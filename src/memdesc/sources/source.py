@@ -79,8 +79,9 @@ class Source(Protocol):
     def machine(self) -> Machine:
         """The machine, without the counters that are read after a scan."""
 
-    def totals(self, progress: Progress | None = None) -> Totals:
-        """Frames per region and fact, in bounded memory."""
+    def totals(self, progress: Progress | None = None, *, references: bool = False) -> Totals:
+        """Frames per region and fact, in bounded memory; with `references`, also by who holds
+        them where the source sees that (`Totals.held`)."""
 
     def map(
         self, progress: Progress | None = None, *, owners: bool = False, references: bool = False
@@ -133,7 +134,7 @@ class ProcSource:
             progress=progress,
         )
 
-    def totals(self, progress: Progress | None = None) -> Totals:
+    def totals(self, progress: Progress | None = None, *, references: bool = False) -> Totals:
         result = self.scan(progress).totals()
         return dataclasses.replace(result, machine=self._after())
 
@@ -222,7 +223,7 @@ class RawSource:
             progress=progress,
         )
 
-    def totals(self, progress: Progress | None = None) -> Totals:
+    def totals(self, progress: Progress | None = None, *, references: bool = False) -> Totals:
         return self.scan(progress).totals()
 
     def map(

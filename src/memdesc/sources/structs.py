@@ -82,8 +82,9 @@ class _StructSource:
             self._walked_at = now
         return self._walked
 
-    def totals(self, progress: Progress | None = None) -> Totals:
-        return dataclasses.replace(self.scan(progress).totals(), machine=self.after())
+    def totals(self, progress: Progress | None = None, *, references: bool = False) -> Totals:
+        result = self.scan(progress, references=references).totals()
+        return dataclasses.replace(result, machine=self.after())
 
     def map(
         self, progress: Progress | None = None, *, owners: bool = False, references: bool = False

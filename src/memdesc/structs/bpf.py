@@ -66,7 +66,6 @@ class BpfMemory:
         """Load the programs. Raises NotReadableError with the reason where that is not allowed
         or not possible."""
         self._idle: list[_Reader] = []
-        self._all: list[_Reader] = []
         self._lock = threading.Lock()
         self._closed = False
         machine = platform.machine()
@@ -89,7 +88,7 @@ class BpfMemory:
                 raise _fault(address, size_bytes)
             return reader.buffer[SKEW : SKEW + size_bytes]
         finally:
-            self._idle.append(reader)
+            self._give_back(reader)
 
     def read_into(self, address: int, into: NDArray[np.uint8]) -> None:
         """As `Memory.read_into`. Other Python threads run meanwhile."""
@@ -101,7 +100,7 @@ class BpfMemory:
                     raise _fault(address + start, size)
                 into[start : start + size] = reader.view[SKEW : SKEW + size]
         finally:
-            self._idle.append(reader)
+            self._give_back(reader)
 
     def read_many(
         self, addresses: NDArray[np.uint64], size_bytes: int
@@ -125,7 +124,7 @@ class BpfMemory:
                     addresses[start:end], size_bytes, data[start:end], readable[start:end]
                 )
         finally:
-            self._idle.append(reader)
+            self._give_back(reader)
         return data, readable
 
     def current_task(self) -> int:
@@ -134,16 +133,17 @@ class BpfMemory:
         try:
             return reader.current_task()
         finally:
-            self._idle.append(reader)
+            self._give_back(reader)
 
     def close(self) -> None:
-        """Unload the programs and give the buffers back. No thread may be reading."""
+        """Unload the programs and give the buffers back.
+
+        A read that another thread is in ends well, and its program is unloaded then; the next
+        one raises NotReadableError.
+        """
         with self._lock:
             self._closed = True
-            self._idle.clear()
-            for reader in self._all:
-                reader.close()
-            self._all.clear()
+        self._drain()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +160,19 @@ class BpfMemory:
         if hasattr(self, "_closed"):
             self.close()
 
+    def _drain(self) -> None:
+        # Whoever gives a reader back after this has seen that the memory is closed.
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return
+
+    def _give_back(self, reader: _Reader) -> None:
+        self._idle.append(reader)
+        if self._closed:
+            self._drain()
+
     def _take(self) -> _Reader:
         # list.pop and list.append are atomic, and much cheaper than a lock.
         try:
@@ -171,9 +184,7 @@ class BpfMemory:
         with self._lock:
             if self._closed:
                 raise NotReadableError("this BpfMemory has been closed")
-            reader = _Reader()
-            self._all.append(reader)
-            return reader
+            return _Reader()
 
 
 class _MapCreate(ctypes.Structure):

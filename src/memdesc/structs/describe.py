@@ -82,7 +82,7 @@ from memdesc.structs.describe_user import FolioFields
 from memdesc.structs.kernel import Kernel, Object
 from memdesc.structs.memmap import MemMap
 from memdesc.structs.owned import Owned, OwnedRanges
-from memdesc.types import CgroupInode, MemoryType, Pfn, PfnRange, Pid, TypeSet
+from memdesc.types import PAGE_SHIFT, CgroupInode, MemoryType, Pfn, PfnRange, Pid, TypeSet
 
 __all__ = ["KernelDescriber"]
 
@@ -159,7 +159,12 @@ class KernelDescriber:
             case Vmalloc():
                 return self._vmalloc(plain, folio, owner)
             case KernelStack():
-                return replace(plain, task=self._task(owner), cgroup=self._cgroup(folio))
+                return replace(
+                    plain,
+                    task=self._task(owner),
+                    task_name=self._task_name(owner),
+                    cgroup=self._cgroup(folio),
+                )
             case PerCpu():
                 chunk = owner.address if owner is not None and owner.address else None
                 return replace(
@@ -272,12 +277,22 @@ class KernelDescriber:
     def _page_table(self, plain: PageTable, folio: FolioPages, pfn: Pfn) -> PageTable:
         plain = replace(plain, cgroup=self._cgroup(folio))
         if isinstance(self._tables, NotVisible):
-            return replace(plain, level=self._tables, owner=self._tables)
+            unseen = self._tables
+            return replace(plain, level=unseen, owner=unseen, owner_name=unseen)
         found = self._tables.at(pfn)
         if found is None:
-            return replace(plain, level=_NO_TREE, owner=_NO_TREE)
-        owner = Nobody() if found.pid is None else found.pid
-        return replace(plain, role=found.role, level=found.level, owner=owner)
+            return replace(plain, level=_NO_TREE, owner=_NO_TREE, owner_name=_NO_TREE)
+        if found.pid is None:
+            return replace(
+                plain, role=found.role, level=found.level, owner=Nobody(), owner_name=Nobody()
+            )
+        return replace(
+            plain,
+            role=found.role,
+            level=found.level,
+            owner=found.pid,
+            owner_name=self._tables.name_of(found.pid),
+        )
 
     @cached_property
     def _tables(self) -> TableOwners | NotVisible:
@@ -285,11 +300,15 @@ class KernelDescriber:
 
     def _vmalloc(self, plain: Vmalloc, folio: FolioPages, owner: Owned | None) -> Vmalloc:
         area: int | NotVisible = self._unwalked()
+        size: int | NotVisible = area
         if owner is not None and owner.address:
-            area = seen(lambda: self.kernel.load("vm_struct", owner.address)["addr"])
+            struct = seen(lambda: self.kernel.load("vm_struct", owner.address))
+            area = _of(struct, lambda it: it["addr"])
+            size = _of(struct, lambda it: it["nr_pages"] << PAGE_SHIFT)
         return replace(
             plain,
             area=area,
+            area_size_bytes=size,
             caller=self._unwalked() if owner is None else owner.owner,
             refcount=seen(lambda: folio.refcount),
             mapcount=seen(folio.mapcount),
@@ -302,6 +321,13 @@ class KernelDescriber:
         if not owner.owner.startswith(_STACK_OF_TASK):
             return Nobody()
         return seen(lambda: Pid(self.kernel.load("task_struct", owner.address)["pid"]))
+
+    def _task_name(self, owner: Owned | None) -> str | Nobody | NotVisible:
+        if owner is None:
+            return self._unwalked()
+        if not owner.owner.startswith(_STACK_OF_TASK):
+            return Nobody()
+        return seen(lambda: self.kernel.load("task_struct", owner.address).text("comm"))
 
     def _cpu(self, owner: Owned | None) -> int | NotVisible:
         if owner is None:

@@ -63,7 +63,9 @@ class TableOwners:
         self._levels = _LEVELS[tables.nr_levels]
         self._mask = np.uint64(tables.frame_mask)
         self._found: dict[int, TableOwner] = {}
-        for pid, mm in self._address_spaces():
+        self._names: dict[Pid, str] = {}
+        for pid, mm, name in self._address_spaces():
+            self._names[pid] = name
             self._walk_user(pid, mm)
         for mm in self._kernel_spaces():
             self._walk_user(None, mm)
@@ -73,6 +75,10 @@ class TableOwners:
     def at(self, pfn: int) -> TableOwner | None:
         """What frame `pfn` is, as a table; None where no address space leads to it."""
         return self._found.get(pfn)
+
+    def name_of(self, pid: Pid) -> str:
+        """What the process `pid`, the owner of a table, is called."""
+        return self._names[pid]
 
     def __len__(self) -> int:
         return len(self._found)
@@ -92,13 +98,13 @@ class TableOwners:
 
     # --- helpers -------------------------------------------------------------------------
 
-    def _address_spaces(self) -> Iterator[tuple[Pid, int]]:
-        """(lowest PID, mm_struct) of every address space of processes."""
+    def _address_spaces(self) -> Iterator[tuple[Pid, int, str]]:
+        """(lowest PID, mm_struct, name) of every address space of processes."""
         met: set[int] = set()
         for task in find_tasks(self._kernel, self._memmap).tasks:
             if task.mm and task.mm not in met:
                 met.add(task.mm)
-                yield Pid(task.tgid), task.mm
+                yield Pid(task.tgid), task.mm, task.comm
 
     def _kernel_spaces(self) -> Iterator[int]:
         """mm_structs that the kernel keeps for itself: to patch its text, to call firmware."""

@@ -57,7 +57,8 @@ class Pointers:
         self._caches: dict[int, int] = {}
         self._walks: dict[int, int] = {}
         self._memcgs = CodeBook("memory cgroups", limit=_MOST_POINTERS)
-        self._inodes: dict[int, int] = {0: 0}
+        self._inodes = np.zeros(1, np.uint64)
+        """By the code of a word; that of 0 is 0."""
         slab = kernel.find_member("slab", "slab_cache")
         self.slab_cache_offset = None if slab is None else slab.offset
         """Offset of a slab's cache in its first struct page; None where it is not known."""
@@ -92,15 +93,12 @@ class Pointers:
         except FormatError:  # more than any machine has: damaged words charge nobody
             self.lost += words.size
             return np.zeros(words.size, np.uint64)
-        inodes = self._inodes
-        keys = self._memcgs.keys
-        if len(inodes) < keys.size:
+        if self._inodes.size < self._memcgs.keys.size:
             with self._lock:
-                for code in range(keys.size):
-                    if code not in inodes:
-                        inodes[code] = self._followed(self._cgroup_inode, int(keys[code]))
-        table = np.fromiter((inodes[code] for code in range(keys.size)), np.uint64, keys.size)
-        return table.take(codes)
+                new = self._memcgs.keys[self._inodes.size :].tolist()
+                found = [self._followed(self._cgroup_inode, word) for word in new]
+                self._inodes = np.append(self._inodes, np.array(found, np.uint64))
+        return self._inodes.take(codes)
 
     # --- helpers -------------------------------------------------------------------------
 

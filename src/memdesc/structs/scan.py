@@ -27,6 +27,7 @@ from memdesc.map.codebook import CodeBook
 from memdesc.map.encode import Encoder, Runs
 from memdesc.map.extents import MemoryMap, ScanStats, Totals
 from memdesc.map.facts import FactTable
+from memdesc.map.held import HeldSink
 from memdesc.map.machine import Machine
 from memdesc.map.regions import regions_of
 from memdesc.map.sinks import Columns, ExtentSink, TotalsSink
@@ -131,18 +132,28 @@ class StructScan:
         return self.cgroup_codes.keys
 
     def totals(self) -> Totals:
-        """Count every frame by region and fact; memory does not grow with the machine."""
+        """Count every frame by region and fact, with `references` also by who holds it
+        (`Totals.held`); memory does not grow with the machine."""
         started = self._begin()
         sinks = [TotalsSink(self.regions)]
+        held = [self._held_sink()]
 
         def count(chunks: Iterator[_Frames]) -> None:
-            sink = TotalsSink(self.regions)
+            sink, holders = TotalsSink(self.regions), self._held_sink()
             sinks.append(sink)
+            held.append(holders)
             for low, high in chunks:
                 if self._range_of(low) is None:
                     sink.add(self.encoder.count_same(low, high - low, _HOLE), high)
+                    if self.references:
+                        runs = self.encoder.encode_same(low, high - low, _HOLE)
+                        holders.add(runs, self.book.table())
                     continue
-                sink.add(self.encoder.count(low, self._chunk((low, high)).signatures), high)
+                chunk = self._chunk((low, high), mapcounts=self.references)
+                sink.add(self.encoder.count(low, chunk.signatures), high)
+                if self.references:
+                    runs = self.encoder.encode(low, chunk.signatures, references=chunk.references)
+                    holders.add(runs, self.book.table())
 
         share_out(
             self._chunks(),
@@ -152,7 +163,11 @@ class StructScan:
         )
         for other in sinks[1:]:
             sinks[0].merge(other)
-        return sinks[0].totals(self.machine, self.book.table(), self.stats(started))
+        for one in held[1:]:
+            held[0].merge(one)
+        table = self.book.table()
+        totals = sinks[0].totals(self.machine, table, self.stats(started))
+        return replace(totals, held=held[0].pages(len(table)) if self.references else None)
 
     def map(self) -> MemoryMap:
         """Read every frame into extents."""
@@ -227,6 +242,10 @@ class StructScan:
         return replace(result.stats, frames_reread=total, frames_changed=changed)
 
     # --- helpers -------------------------------------------------------------------------
+
+    def _held_sink(self) -> HeldSink:
+        own = self.machine.behaviour.tails_show_own_flags
+        return HeldSink(self.regions, tails_show_own_flags=own)
 
     def _known(self) -> StructContext:
         owned = self.owned
