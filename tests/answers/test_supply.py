@@ -28,6 +28,7 @@ def supply(
     rows: list[tuple[int, int, int, int]],
     *,
     droppable: list[int] | None = None,
+    dirty: list[int] | None = None,
     unused: list[int] | None = None,
     huge: list[bool] | None = None,
     **marks: Any,
@@ -43,6 +44,7 @@ def supply(
         whole=np.ones(len(rows), np.bool_),
         huge=np.zeros(len(rows), np.bool_) if huge is None else np.array(huge),
         droppable=zeros if droppable is None else np.array(droppable),
+        dirty=zeros if dirty is None else np.array(dirty),
         unused=zeros if unused is None else np.array(unused),
         zones=zeros,
         by_name=np.zeros((0, 5), np.int64),
@@ -98,6 +100,15 @@ def test_page_cache_counts_for_those_who_have_it_dropped() -> None:
     assert found.faulted_max == 12
     assert found.reclaimed_max == 15
     assert found.faulted_min == found.compacted_min < found.reclaimed_min
+
+
+def test_dirty_page_cache_is_dropped_at_most() -> None:
+    """It has to be written first."""
+    rows = [(SIZE // 2, SIZE // 2, 0, 0)] * 20
+    found, clean = supply(rows, dirty=[SIZE // 4] * 20), supply(rows)
+    assert found.reclaimed_max == 15
+    assert clean.reclaimed_max == 10
+    assert found.reclaimed_min == clean.reclaimed_min
 
 
 def test_a_torn_huge_page_is_split_under_pressure() -> None:

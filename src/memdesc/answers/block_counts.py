@@ -39,8 +39,8 @@ Ints: TypeAlias = NDArray[np.int64]
 
 FREE, MOVABLE, MAYBE, BLOCKING = range(4)
 """Columns of the count per block."""
-_ABSENT, _LOOSE = 4, 5
-"""In the making: frames that no RAM backs, and movable ones that are clean page cache."""
+_ABSENT, _LOOSE, _DIRTY = 4, 5, 6
+"""In the making: frames that no RAM backs, and movable ones that are page cache, clean or not."""
 _TAIL: Final = 8
 """Added to the column of a tail."""
 _COLUMNS: Final = 2 * _TAIL
@@ -122,6 +122,8 @@ class BlockCounts:
     """bool[b]: one large page fills it."""
     droppable: Ints
     """int64[b]: movable frames that are clean page cache."""
+    dirty: Ints
+    """int64[b]: movable frames of page cache that has to be written first."""
     unused: Ints
     """int64[b]: frames of large anonymous folios that nobody maps any more: a split gives
     them back."""
@@ -141,6 +143,7 @@ class _PartCount:
     whole: NDArray[np.bool_]
     huge: NDArray[np.bool_]
     droppable: Ints
+    dirty: Ints
     unused: Ints
     zones: Ints
     name_codes: Ints
@@ -187,6 +190,7 @@ def count_blocks(
         np.concatenate([part.whole for part in done]),
         np.concatenate([part.huge for part in done]),
         np.concatenate([part.droppable for part in done]),
+        np.concatenate([part.dirty for part in done]),
         np.concatenate([part.unused for part in done]),
         np.concatenate([part.zones for part in done]),
         by_name,
@@ -248,6 +252,7 @@ class _Counter:
         table = table.reshape(blocks, 2, _TAIL)
         counted = table[:, 0] + table[:, 1]
         counted[:, MOVABLE] += counted[:, _LOOSE]
+        counted[:, MOVABLE] += counted[:, _DIRTY]
         frames = np.ascontiguousarray(counted[:, :4])
         zones = self._zones_of(first, blocks)
         whole = (frames.sum(axis=1) == self.nr_pages) & (zones != -2)
@@ -263,9 +268,9 @@ class _Counter:
         at, certain = block[ways], plain[ways] == BLOCKING
         codes, by_name = _by_name(names, at, sizes[ways], certain, frames)
         cheap = self._cheap(at, names, frames, first)
-        loose = counted[:, _LOOSE]
+        cache = counted[:, _LOOSE], counted[:, _DIRTY]
         unused = self._unused(part, first, blocks)
-        return _PartCount(first, frames, whole, huge, loose, unused, zones, codes, by_name, cheap)
+        return _PartCount(first, frames, whole, huge, *cache, unused, zones, codes, by_name, cheap)
 
     # --- helpers -------------------------------------------------------------------------
 
@@ -387,8 +392,10 @@ def _columns(table: FactTable, kernel: Knowledge, gone: Gone) -> NDArray[np.uint
         codes = asker.codes(facts, None, np.full(len(table), extra, np.int8))
         per_ruling = np.array([_class_of(ruling) for ruling in asker.rulings], np.uint8)
         columns[row] = per_ruling[codes]
-    clean = table.within(_CACHE) & ~table.with_flags(_CLEAN_CACHE_NOT)
-    columns[(columns == MOVABLE) & clean] = _LOOSE
+    cache = table.within(_CACHE) & ~table.with_flags(_NEVER_DROPPED)
+    dirty = table.with_flags(_WRITTEN_FIRST)
+    columns[(columns == MOVABLE) & cache & ~dirty] = _LOOSE
+    columns[(columns == MOVABLE) & cache & dirty] = _DIRTY
     columns[:, table.within(_FREE_TYPES)] = FREE
     columns[:, table.within(TypeSet.of(MemoryType.HOLE))] = _ABSENT
     if gone.types:
@@ -441,9 +448,8 @@ def _cheapest(found: list[Cheap], most: int) -> list[Cheap]:
 _DENSE: Final = 1 << 22
 _FREE_TYPES: Final = TypeSet.of(MemoryType.FREE, MemoryType.FREE_PCP, MemoryType.DEFERRED)
 _CACHE: Final = TypeSet.of(MemoryType.FILE)
-_CLEAN_CACHE_NOT: Final = int(
-    KPF.DIRTY | KPF.WRITEBACK | KPF.UNEVICTABLE | KPF.MLOCKED | KPF.LOCKED
-)
+_NEVER_DROPPED: Final = int(KPF.UNEVICTABLE | KPF.MLOCKED | KPF.LOCKED)
+_WRITTEN_FIRST: Final = int(KPF.DIRTY | KPF.WRITEBACK)
 
 
 def _class_of(ruling: Ruling[MoveOutcome]) -> int:

@@ -27,7 +27,7 @@ deferred, and blocks that were looked at are skipped for a while (`defer_compact
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -90,11 +90,14 @@ class _Part:
     size: int
     frames: Ints
     droppable: Ints
+    dirty: Ints
     unused: Ints
     free: int
     """Free frames of the whole zone; its own counter knows also those in blocks that it
     shares with another zone or a hole."""
     cache: int
+    dirty_cache: int
+    """Of the whole zone as well."""
     on_lists: int
     """Of the free ones, those on per-CPU lists."""
     hard: int
@@ -111,9 +114,11 @@ class _Part:
             counts.nr_pages,
             counts.frames[usable],
             counts.droppable[usable],
+            counts.dirty[usable],
             counts.unused[usable],
             max(int(counts.frames[mine, FREE].sum()), counted),
             int(counts.droppable[mine].sum()),
+            int(counts.dirty[mine].sum()),
             zone.pcp if zone else 0,
             kept[0] + kept[2],
             kept[1] + kept[2] + _GAP_BLOCKS * counts.nr_pages,
@@ -135,9 +140,13 @@ class _Part:
         return max(self.now, min(found, room))
 
     def at_most(self, dropped: float) -> int:
-        """With what perhaps moves, and down to the last mark."""
+        """With what perhaps moves, down to the last mark, and with dirty cache written."""
         usable = self.frames[:, BLOCKING] == 0
-        free, moving, gained = self._after(dropped, self.frames[:, MOVABLE] + self.frames[:, MAYBE])
+        written = replace(
+            self, droppable=self.droppable + self.dirty, cache=self.cache + self.dirty_cache
+        )
+        moving = self.frames[:, MOVABLE] + self.frames[:, MAYBE]
+        free, moving, gained = written._after(dropped, moving)
         room = (self.free - self.hard + gained) // self.size
         return max(self.now, min(_packed(free, moving, usable), room))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from memdesc.checks.groups import RowGroup, narrowed
+from memdesc.checks.moves_group import blocks_group, moves_group
 from memdesc.checks.runs import FOLDER, Cell, Run, Walk
 from memdesc.checks.sweep_group import failure_group
 from memdesc.types import MemoryType, TypeSet
@@ -27,7 +28,11 @@ __all__ = [
     "render_markdown",
 ]
 
-GROUPS: Final[tuple[Callable[[Path], RowGroup | None], ...]] = (failure_group,)
+GROUPS: Final[tuple[Callable[[Path], RowGroup | None], ...]] = (
+    failure_group,
+    moves_group,
+    blocks_group,
+)
 """What makes further groups of rows, in the order of the page: each from a folder with the data,
 None where that has none."""
 
