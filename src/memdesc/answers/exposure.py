@@ -7,6 +7,7 @@ hits all.  Bounds are ranges where the source leaves types or outcomes open.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -223,17 +224,15 @@ def failure_by_range(
         raise QuestionError(f"{size_bytes} bytes is no size of a range", hint="1G, 2G, 4G, ...")
     shift = size_bytes.bit_length() - 1 - PAGE_SHIFT
     parts = parts_of(result) if isinstance(result, MemoryMap) else result
-    ends: _Ends | None = None
-    notes: tuple[str, ...] = ()
-    sums: dict[int, NDArray[np.int64]] = {}
-    for part in parts:
-        if ends is None:
-            ends = _Ends.of(part.table, knowledge_of(part.machine))
-            notes = sysctl_notes(part.machine)
-            joiner = Joiner(part, ends.alike(part.table.within(_NOT_PRESENT)))
-        _add_ranges(joiner.join(part), shift, ends, sums)
-    if ends is None:
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:
         raise QuestionError("the map has no frames")
+    ends = _Ends.of(first.table, knowledge_of(first.machine))
+    joiner = Joiner(first, ends.alike(first.table.within(_NOT_PRESENT)))
+    sums: dict[int, NDArray[np.int64]] = {}
+    for part in itertools.chain([first], parts):
+        _add_ranges(joiner.join(part), shift, ends, sums)
     rows = []
     for index in sorted(sums):
         frames = int(sums[index].sum())
@@ -243,7 +242,7 @@ def failure_by_range(
             )
     worst = Consequence.MACHINE_LOST
     rows.sort(key=lambda row: (-row.frames_max(worst), row.pfn_start))
-    return Exposure("range", tuple(rows), notes)
+    return Exposure("range", tuple(rows), sysctl_notes(first.machine))
 
 
 # --- consequences by fact ----------------------------------------------------------------

@@ -37,7 +37,9 @@ from memdesc.types import CgroupInode, Pfn, PfnRange
 
 __all__ = ["MapDescriber"]
 
-_NO_COUNTS = NotVisible("no file of /proc shows reference counts or pins; live:struct and a crash dump do")
+_NO_COUNTS = NotVisible(
+    "no file of /proc shows reference counts or pins; live:struct and a crash dump do"
+)
 
 
 class MapDescriber:
