@@ -263,6 +263,12 @@ def benchmarks(quick: bool) -> Mapping[str, Callable[[Setting], Result]]:
             "reading who maps what, against the kernel's own cost",
             ["--scale", "0.25"] if quick else ["--peer"],
         ),
+        "model_descriptors": partial(
+            script,
+            "model_descriptors",
+            "allocating and freeing frames with their descriptors on the modelled machine",
+            ["--rounds", "3" if quick else "7"],
+        ),
     }
 
 

@@ -111,7 +111,7 @@ class AllocatorRules:
 
 def allocator_rules(release: KernelRelease) -> AllocatorRules:
     """What `release` does; an unknown one counts as 6.12, the release modelled first."""
-    version = (release.major, release.minor) if release.is_known else (6, 12)
+    version: tuple[int, int] = (release.major, release.minor) if release.is_known else (6, 12)
     new, newest = version >= (6, 12), version >= (7, 2)
     return AllocatorRules(
         release=release,
