@@ -34,6 +34,7 @@ CALLS: list[list[str]] = [
     ["doctor"],
     ["doctor", "--flags"],
     ["capture", "--verify", "CAPTURE"],
+    ["model", "replay", "TRACE"],
     ["vm", "list"],
     ["matrix"],
     ["matrix", "--kernel", "6.12", "--source", "vmcore"],
@@ -45,15 +46,17 @@ def test_the_envelope(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
     import memdesc
 
     bundled = str(Path(memdesc.__file__).parent / "captures" / "debian-7.2")
-    given = [bundled if word == "CAPTURE" else word for word in words]
-    takes_source = words[0] not in ("diff", "doctor", "vm", "matrix")
+    trace = str(Path(__file__).parent.parent / "data" / "traces" / "7.2-steps.npz")
+    places = {"CAPTURE": bundled, "TRACE": trace}
+    given = [places.get(word, word) for word in words]
+    takes_source = words[0] not in ("diff", "doctor", "model", "vm", "matrix")
     main([*given, "--json", *(["--source", SOURCE] if takes_source else [])])
     value = json.loads(capsys.readouterr().out)
     assert list(value)[:3] == ["schema", "kernel", "source"]
     assert value["schema"].startswith("memdesc-")
     assert value["kernel"] is None or value["kernel"][0].isdecimal()
     named = {"doctor": "live", "vm": "vm", "matrix": "checks"}
-    named |= {"diff": given[-1], "capture": given[-1]}
+    named |= {"diff": given[-1], "capture": given[-1], "model": given[-1]}
     assert value["source"] == named.get(words[0], SOURCE)
     assert isinstance(value["notes"], list)
     assert ("rows" in value) == (words[0] not in WITHOUT_ROWS)

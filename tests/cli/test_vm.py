@@ -35,7 +35,7 @@ def test_list_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("nothing_installed")
-@pytest.mark.parametrize("action", ["fetch", "run", "dump", "record"])
+@pytest.mark.parametrize("action", ["fetch", "run", "dump", "record", "trace"])
 def test_without_the_tools_each_action_ends_with_two_lines(
     action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +46,7 @@ def test_without_the_tools_each_action_ends_with_two_lines(
         "run": ["--", str(program)],
         "dump": ["--output", str(tmp_path / "out")],
         "record": ["--output", str(tmp_path / "out")],
+        "trace": ["--output", str(tmp_path / "out")],
     }[action]
     assert main(["vm", action, "6.12", *rest]) == 2
     error, hint = capsys.readouterr().err.splitlines()
