@@ -16,6 +16,7 @@ from memdesc.cli.common import (
     steps,
     table,
 )
+from memdesc.cli.model_replay_designs import cost_json, costs_of, show_costs
 from memdesc.errors import QuestionError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ DESCRIPTION = (
 EXAMPLES = """
   memdesc model replay traced                          recorded by `memdesc vm trace`
   memdesc model replay traced --own --json             only with the model's own choice
+  memdesc model replay traced --designs                what describing its pages would cost
   memdesc model replay trace.txt --before capture-1 --after capture-2
   memdesc model replay tracefs-copy --before 1.vmcore --vmlinux vmlinux
 """
@@ -59,6 +61,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--follow", action="store_true", help="only with the kernel's frames")
     way.add_argument("--own", action="store_true", help="only with the model's own choice")
     parser.add_argument(
+        "--designs",
+        action="store_true",
+        help="also what the trace's allocations cost under each design of page and descriptors",
+    )
+    parser.add_argument(
         "--kernel", metavar="RELEASE", help="whose rules the model follows (default: the source's)"
     )
     parser.add_argument(
@@ -70,6 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from memdesc.model.replay import bounds, replay
+    from memdesc.model.replay_state import rules_of
     from memdesc.model.replay_steps import judge_steps
     from memdesc.traces.explain import explain
     from memdesc.traces.read import open_trace
@@ -100,11 +108,18 @@ def run(options: argparse.Namespace) -> int:
         if after is not None:
             explained = explain(trace, before, after, *bounds(trace, before, after))
         judged = judge_steps(recorded) if recorded.steps and result.own is not None else []
+        costs = costs_of(trace, before) if options.designs else []
     if options.json:
-        value = _json(trace, before, result, explained, judged)
-        print_json(envelope(value, source=str(options.trace)))
+        value = {
+            **_json(trace, before, result, explained, judged),
+            "designs": [cost_json(run) for run in costs],
+        }
+        kernel = rules_of(before).release
+        print_json(envelope(value, source=str(options.trace), kernel=kernel))
     else:
         _show(trace, before, result, explained, judged)
+        if costs:
+            show_costs(costs)
     return 1 if _is_wrong(before, after, result, explained, judged) else 0
 
 
@@ -194,6 +209,10 @@ def _show(
     rows += [_row(f"after, model {_WAYS[way.mode]}", way.lists.model.sum(axis=0)) for way in ways]
     columns = ["free blocks by order", *map(str, range(_ORDERS)), "frames"]
     out.print(table(columns, rows, right=range(1, _ORDERS + 2)))
+    if len(lists.names) > 1:
+        out.print()
+        columns = ["after, by migratetype", *map(str, range(_ORDERS)), "frames"]
+        out.print(table(columns, _by_type(ways), right=range(1, _ORDERS + 2)))
     for way in ways:
         out.print()
         out.print(f"{_WAYS[way.mode]}:", markup=False, highlight=False)
@@ -215,6 +234,19 @@ def _show(
         )
     for note in _notes(trace, before):
         notice(f"note: {note}")
+
+
+def _by_type(ways: list[Outcome]) -> list[list[str]]:
+    """A row for each type; where kernel and models differ, one for each of them."""
+    rows = []
+    for index, name in enumerate(ways[0].lists.names):
+        tables = {f"{name}, model {_WAYS[way.mode]}": way.lists.model[index] for way in ways}
+        if ways[0].lists.kernel is not None:
+            tables = {f"{name}, kernel": ways[0].lists.kernel[index], **tables}
+        if len({blocks.tobytes() for blocks in tables.values()}) == 1:
+            tables = {name: next(iter(tables.values()))}
+        rows += [_row(label, blocks) for label, blocks in tables.items() if blocks.any()]
+    return rows
 
 
 def _row(name: str, blocks: NDArray[np.int64]) -> list[str]:
@@ -239,9 +271,6 @@ def _lines(way: Outcome) -> list[str]:
             f"{lists.blocks_wrong:,} blocks too many or too few, {lists.frames_wrong:,} frames "
             "free in one and not in the other"
         )
-        for name, kernel, model in zip(lists.names, lists.kernel, lists.model, strict=True):
-            if (kernel != model).any():
-                found.append(f"  {name}: kernel {kernel.tolist()}, model {model.tolist()}")
     if lists.cpu_frames_wrong is not None:
         found.append(
             "the CPUs' lists hold the same frames"
@@ -281,7 +310,6 @@ def _json(
     report = trace.report
     return {
         "schema": "memdesc-replay/1",
-        "release": before.release or None,
         "exact": before.exact,
         "trace": {
             "format": report.format,
@@ -296,6 +324,7 @@ def _json(
             "row_end": result.end,
             "page_events": result.events,
         },
+        "rows": _rows(result),
         "follow": _outcome_json(result.follow),
         "own": _outcome_json(result.own),
         "explained": None
@@ -320,16 +349,35 @@ def _json(
     }
 
 
+def _rows(result: Replay) -> list[dict[str, Any]]:
+    """Free blocks by migratetype and order, at the start and at the end of each way."""
+    ways = {way.mode: way.lists for way in (result.follow, result.own) if way is not None}
+    lists = next(iter(ways.values()))
+    rows = []
+    for kind, name in enumerate(lists.names):
+        for order in range(_ORDERS):
+            counts = {mode: int(found.model[kind, order]) for mode, found in ways.items()}
+            kernel = None if lists.kernel is None else int(lists.kernel[kind, order])
+            rows.append(
+                {
+                    "migratetype": name,
+                    "order": order,
+                    "start": int(lists.start[kind, order]),
+                    "kernel": kernel,
+                    "follow": counts.get("follow"),
+                    "own": counts.get("own"),
+                }
+            )
+    return rows
+
+
 def _outcome_json(way: Outcome | None) -> dict[str, Any] | None:
     if way is None:
         return None
     lists = way.lists
     return {
         "counts": dict(way.counts),
-        "migratetypes": list(lists.names),
-        "start": lists.start.tolist(),
-        "kernel": None if lists.kernel is None else lists.kernel.tolist(),
-        "model": lists.model.tolist(),
+        "is_exact": None if lists.kernel is None else lists.is_exact,
         "blocks_wrong": lists.blocks_wrong,
         "frames_wrong": lists.frames_wrong,
         "cpu_frames_wrong": lists.cpu_frames_wrong,
