@@ -67,7 +67,9 @@ static inline int64_t take(struct buddy *b, int zone, int order, int type)
 		item += TYPES;
 		pfn = b->next[item];
 	}
-	unlink_block(b, pfn);
+	/* The first of a list: what lies before it is the head, and need not be read. */
+	b->next[item] = b->next[pfn];
+	b->prev[b->next[pfn]] = item;
 	b->frame[pfn] = 0;
 	b->nr_free[zone][high]--;
 	account(b, zone, -(1 << order), type);

@@ -87,6 +87,7 @@ def test_a_text_trace_starts_from_a_capture(
     assert value["own"]["counts"]["allocated"] == 1
     assert value["kernel"].startswith("6.12")
     assert any("only a dump does" in note for note in value["notes"])
+    assert any("no mm_page_alloc_zone_locked" in note for note in value["notes"])
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,6 @@ from memdesc.model.check_slab import check_described, problems_of
 from memdesc.model.compiled import COMPILED, array
 from memdesc.model.cost import Mix, cost, in_slabs
 from memdesc.model.described import ALLOCATED, KIND_CODES, DescribedMachine
-from memdesc.model.descriptors import misc_word
 from memdesc.model.designs import (
     DESIGNS,
     FOLIO_SMALL,
@@ -31,6 +30,7 @@ from memdesc.model.designs import (
     STRUCT_PAGE,
     Design,
 )
+from memdesc.model.frame_words import misc_word
 from memdesc.model.slab_state import (
     FREE_WORD,
     R_CACHE,

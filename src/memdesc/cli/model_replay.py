@@ -173,6 +173,12 @@ def _is_wrong(
 def _notes(trace: Trace, before: AllocatorState) -> list[str]:
     """What a reader of the answer must know."""
     notes = trace.report.notes()
+    counts = trace.counts()
+    if "page_alloc" in counts and "zone_locked" not in counts:
+        notes.append(
+            "the trace has no mm_page_alloc_zone_locked: what went to the CPUs' lists cannot be "
+            "followed; record it and mm_page_pcpu_drain as well"
+        )
     if not before.exact:
         notes.append(
             "the machine before shows no order of the lists, no CPUs' lists and no migratetypes: "

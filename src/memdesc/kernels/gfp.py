@@ -1,78 +1,91 @@
-"""The flags of a page request (`gfp_t`), by name, as bits of one numbering.
+"""The flags of a page request (`gfp_t`), by name, as bits of one numbering: that of 6.12.
 
 The kernel renumbers these bits when it adds one, and prints their names into every tracepoint's
 `format` file; traces are translated to the numbering here, so that nothing above has to know.
 
-Source: `include/linux/gfp_types.h` @6.12 (enum ___GFP_*_BIT, GFP_* combinations); the names that
-traces show are in `include/trace/events/mmflags.h:gfpflag_string`.
+Source: `include/linux/gfp_types.h` @6.12 (enum ___GFP_*_BIT, GFP_* combinations), the same in 6.1
+and 7.2 for all that decides an allocation; the names that traces show are in
+`include/trace/events/mmflags.h:gfpflag_string`.
+
+>>> f"{GFP.KERNEL:#x} {GFP.HIGHUSER_MOVABLE:#x} {GFP.ATOMIC:#x}"
+'0xcc0 0x100cca 0x820'
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 
-__all__ = ["GFP", "GFP_NAMES"]
+__all__ = ["GFP", "GFP_NAMES", "SINGLE_FLAGS"]
 
-_SINGLE = {
-    "__GFP_DMA": 0,
-    "__GFP_HIGHMEM": 1,
-    "__GFP_DMA32": 2,
-    "__GFP_MOVABLE": 3,
-    "__GFP_RECLAIMABLE": 4,
-    "__GFP_HIGH": 5,
-    "__GFP_IO": 6,
-    "__GFP_FS": 7,
-    "__GFP_ZERO": 8,
-    "__GFP_ATOMIC": 9,  # @6.1 only
-    "__GFP_DIRECT_RECLAIM": 10,
-    "__GFP_KSWAPD_RECLAIM": 11,
-    "__GFP_WRITE": 12,
-    "__GFP_NOWARN": 13,
-    "__GFP_RETRY_MAYFAIL": 14,
-    "__GFP_NOFAIL": 15,
-    "__GFP_NORETRY": 16,
-    "__GFP_MEMALLOC": 17,
-    "__GFP_COMP": 18,
-    "__GFP_NOMEMALLOC": 19,
-    "__GFP_HARDWALL": 20,
-    "__GFP_THISNODE": 21,
-    "__GFP_ACCOUNT": 22,
-    "__GFP_ZEROTAGS": 23,
-    "__GFP_NO_OBJ_EXT": 24,
-    "__GFP_SKIP_ZERO": 25,
-    "__GFP_SKIP_KASAN": 26,
-    "__GFP_NOLOCKDEP": 27,
+
+class GFP(enum.IntFlag):
+    """__GFP_... bits, then the combinations that callers use."""
+
+    ZONE_DMA = 0x01
+    ZONE_HIGHMEM = 0x02
+    ZONE_DMA32 = 0x04
+    MOVABLE = 0x08
+    RECLAIMABLE = 0x10
+    HIGH = 0x20
+    IO = 0x40
+    FS = 0x80
+    ZERO = 0x100
+    OLD_ATOMIC = 0x200
+    """__GFP_ATOMIC @6.1, empty since."""
+    DIRECT_RECLAIM = 0x400
+    KSWAPD_RECLAIM = 0x800
+    WRITE = 0x1000
+    NOWARN = 0x2000
+    RETRY_MAYFAIL = 0x4000
+    NOFAIL = 0x8000
+    NORETRY = 0x10000
+    MEMALLOC = 0x20000
+    COMP = 0x40000
+    NOMEMALLOC = 0x80000
+    HARDWALL = 0x100000
+    THISNODE = 0x200000
+    ACCOUNT = 0x400000
+    ZEROTAGS = 0x800000
+    NO_OBJ_EXT = 0x1000000
+    SKIP_ZERO = 0x2000000
+    SKIP_KASAN = 0x4000000
+    NOLOCKDEP = 0x8000000
+
+    RECLAIM = DIRECT_RECLAIM | KSWAPD_RECLAIM
+    ATOMIC = HIGH | KSWAPD_RECLAIM
+    NOIO = RECLAIM
+    NOFS = RECLAIM | IO
+    KERNEL = RECLAIM | IO | FS
+    KERNEL_ACCOUNT = KERNEL | ACCOUNT
+    NOWAIT = KSWAPD_RECLAIM | NOWARN
+    USER = RECLAIM | IO | FS | HARDWALL
+    DMA = ZONE_DMA
+    DMA32 = ZONE_DMA32
+    HIGHUSER = USER | ZONE_HIGHMEM
+    HIGHUSER_MOVABLE = HIGHUSER | MOVABLE
+    TRANSHUGE_LIGHT = HIGHUSER_MOVABLE & ~RECLAIM | COMP | NOMEMALLOC | NOWARN
+    TRANSHUGE = TRANSHUGE_LIGHT | DIRECT_RECLAIM
+
+
+_OTHER_NAMES = {"ZONE_DMA": "DMA", "ZONE_HIGHMEM": "HIGHMEM", "ZONE_DMA32": "DMA32"}
+_OTHER_NAMES["OLD_ATOMIC"] = "ATOMIC"
+
+SINGLE_FLAGS: Mapping[str, GFP] = {
+    f"__GFP_{_OTHER_NAMES.get(str(flag.name), str(flag.name))}": flag for flag in GFP
 }
+"""Each single flag by its name ("__GFP_MOVABLE")."""
 
-GFP: Mapping[str, int] = {name: 1 << bit for name, bit in _SINGLE.items()}
-"""Each single flag as a mask, by its name ("__GFP_MOVABLE")."""
-
-
-def _of(*names: str) -> int:
-    return sum(GFP[f"__GFP_{name}"] for name in names)
-
-
-_RECLAIM = _of("DIRECT_RECLAIM", "KSWAPD_RECLAIM")
-_KERNEL = _RECLAIM | _of("IO", "FS")
-_USER = _KERNEL | _of("HARDWALL")
-_THP_LIGHT = (_USER | _of("HIGHMEM", "MOVABLE", "COMP", "NOMEMALLOC", "NOWARN")) & ~_RECLAIM
-
-GFP_NAMES: Mapping[str, int] = {
-    **GFP,
-    "none": 0,
-    "__GFP_RECLAIM": _RECLAIM,
-    "GFP_DMA": GFP["__GFP_DMA"],
-    "GFP_DMA32": GFP["__GFP_DMA32"],
-    "GFP_NOWAIT": _of("KSWAPD_RECLAIM", "NOWARN"),
-    "GFP_ATOMIC": _of("HIGH", "KSWAPD_RECLAIM"),
-    "GFP_NOIO": _RECLAIM,
-    "GFP_NOFS": _RECLAIM | _of("IO"),
-    "GFP_KERNEL": _KERNEL,
-    "GFP_KERNEL_ACCOUNT": _KERNEL | _of("ACCOUNT"),
-    "GFP_USER": _USER,
-    "GFP_HIGHUSER": _USER | _of("HIGHMEM"),
-    "GFP_HIGHUSER_MOVABLE": _USER | _of("HIGHMEM", "MOVABLE"),
-    "GFP_TRANSHUGE_LIGHT": _THP_LIGHT,
-    "GFP_TRANSHUGE": _THP_LIGHT | _of("DIRECT_RECLAIM"),
-}
-"""What a trace's text may call a flag, single or combined, as a mask."""
+GFP_NAMES: Mapping[str, GFP] = {
+    **SINGLE_FLAGS,
+    "none": GFP(0),
+    "__GFP_RECLAIM": GFP.RECLAIM,
+    **{
+        f"GFP_{name}": GFP[name]
+        for name in (
+            "DMA", "DMA32", "NOWAIT", "ATOMIC", "NOIO", "NOFS", "KERNEL", "KERNEL_ACCOUNT",
+            "USER", "HIGHUSER", "HIGHUSER_MOVABLE", "TRANSHUGE_LIGHT", "TRANSHUGE",
+        )
+    },
+}  # fmt: skip
+"""What a trace's text may call a flag, single or combined."""

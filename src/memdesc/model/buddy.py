@@ -83,7 +83,12 @@ def take_here(m: State, zone: int, order: int, migratetype: int) -> int:
             return -1
         item += 1 << LIST_ORDER_SHIFT
         pfn = m.next[item]
-    remove_block(m, zone, pfn, high)
+    # The first of a list: what lies before it is the head, and need not be read.
+    after = m.next[pfn]
+    m.next[item] = after
+    m.prev[after] = item
+    m.frame[pfn] = 0
+    m.zones[(zone << ZONE_SHIFT) + Z_NR_FREE + high] -= 1
     account(m, zone, -(1 << order), migratetype)
     if high > order:
         expand(m, zone, pfn, order, high, migratetype)

@@ -5,10 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
-from memdesc.kernels.slub import CacheTraits, ObjectLayout, SlabOrder
+from memdesc.kernels.gfp import GFP
+from memdesc.kernels.slub import (
+    CacheTraits,
+    ObjectLayout,
+    SlabOrder,
+    cpu_partial_slabs,
+    min_partial,
+    order_of_one,
+    sheaf_objects,
+)
 from memdesc.model.compiled import Column
+from memdesc.model.slab_state import (
+    C_ALIVE,
+    C_CPU_PARTIAL,
+    C_DESCRIPTOR_BYTES,
+    C_GFP,
+    C_LEAST_OBJECTS,
+    C_LEAST_ORDER,
+    C_MIN_PARTIAL,
+    C_OBJECTS,
+    C_ORDER,
+    C_SHEAF,
+    C_SIZE,
+    C_TYPESAFE,
+)
+from memdesc.types import PAGE_SIZE_BYTES
 
 __all__ = [
     "DIRECT_MAP",
@@ -18,6 +43,7 @@ __all__ = [
     "CacheStatistics",
     "SlabInfo",
     "column",
+    "fill_row",
     "kmalloc_align",
     "short_size",
 ]
@@ -70,6 +96,24 @@ class CacheStatistics:
     frees: int
     slabs_made: int
     slabs_freed: int
+
+
+def fill_row(row: NDArray[np.int64], cache: Cache, *, typesafe: bool, descriptor: bool) -> None:
+    """Write a new cache's row (`memdesc.model.slab_state`, C_...)."""
+    size = cache.layout.size_bytes
+    least = order_of_one(size)
+    row[:] = 0
+    row[C_SIZE] = size
+    row[C_ORDER], row[C_OBJECTS] = cache.slab
+    row[C_LEAST_ORDER] = least
+    row[C_LEAST_OBJECTS] = (PAGE_SIZE_BYTES << least) // size
+    row[C_MIN_PARTIAL] = min_partial(size)
+    row[C_CPU_PARTIAL] = cpu_partial_slabs(size, cache.slab.objects)
+    row[C_SHEAF] = sheaf_objects(size)
+    row[C_GFP] = GFP.KERNEL | (GFP.RECLAIMABLE if cache.traits.reclaim_account else 0)
+    row[C_TYPESAFE] = int(typesafe)
+    row[C_DESCRIPTOR_BYTES] = cache.object_bytes if descriptor else 0
+    row[C_ALIVE] = 1
 
 
 def column(values: NDArray[Any]) -> Column:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from memdesc.errors import QuestionError
 from memdesc.kernels.allocator import AllocatorRules
+from memdesc.kernels.gfp import GFP
 from memdesc.kernels.slub import slub_rules
 from memdesc.model.cache_types import Cache
 from memdesc.model.compiled import array, compiled, pointers
-from memdesc.model.descriptors import BUSY, read_word, references
+from memdesc.model.descriptors import BUSY, references
 from memdesc.model.designs import (
     BUMP,
     FOLIO_LARGE,
@@ -36,7 +37,7 @@ from memdesc.model.designs import (
     DescriptorSpec,
     Design,
 )
-from memdesc.model.gfp import GFP
+from memdesc.model.frame_words import read_word
 from memdesc.model.machine import Machine
 from memdesc.model.operations import ALLOC, FREE, GET, PUT
 from memdesc.model.slab_caches import SlabAllocator

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from memdesc.model.compiled import compiled, helper, hot, keep_apart
+from memdesc.model.compiled import helper, hot, keep_apart
+from memdesc.model.frame_words import address_of, misc_word, pointer_word, read_word
 from memdesc.model.page_alloc import alloc_pages, free_pages
 from memdesc.model.slab import (
     alloc_object,
@@ -94,9 +95,6 @@ __all__ = [
     "get_descriptor",
     "head_of",
     "lookup_step",
-    "misc_word",
-    "pointer_word",
-    "read_word",
     "references",
     "try_get",
 ]
@@ -119,28 +117,6 @@ _LAST: Final = int(PlanKind.MANAGED)
 _REFCOUNT_OFFSET_BYTES: Final = 48
 """Of `_refcount` in the planned struct folio (Memdescs/Path wiki)."""
 _ONE_PLAIN_REFERENCE: Final = 1 << PLAIN_REFS_SHIFT
-
-
-# Words
-
-
-@compiled
-def misc_word(subtype: int, order: int, mappable: int, node: int, zone: int) -> int:
-    """A word of type 0 (`memdesc.word.encode_misc`, Debian amd64 widths), as a signed number."""
-    top = node if node < 512 else node - 1024
-    return subtype << 4 | mappable << 11 | order << 12 | zone << 51 | top << 54
-
-
-@hot
-def pointer_word(s: SlabState, tag: int, address: int) -> int:
-    """The word that points to the descriptor at a physical address, as a signed number."""
-    return (s.cell[G_DIRECT_MAP] + address) | tag
-
-
-@hot
-def read_word(s: SlabState, pfn: int) -> int:
-    """The word of a frame, as a signed number."""
-    return s.word[pfn] ^ FREE_WORD
 
 
 # Allocations
@@ -247,12 +223,6 @@ def free_described(m: State, s: SlabState, pfn: int, cpu: int) -> int:
 
 
 # Lookups
-
-
-@hot
-def address_of(s: SlabState, word: int) -> int:
-    """Physical address of the descriptor that a word points to."""
-    return (word & ~_TYPE_MASK) - s.cell[G_DIRECT_MAP]
 
 
 @helper

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from memdesc.errors import QuestionError
 from memdesc.kernels.allocator import AllocatorRules, allocator_rules
+from memdesc.kernels.gfp import GFP
 from memdesc.kernels.release import KernelRelease
 from memdesc.model import state as s
 from memdesc.model.batch import Op, Operations, operations, run_batch
 from memdesc.model.boot import empty_state, free_range, set_marks
 from memdesc.model.compiled import array
 from memdesc.model.counters import COUNTERS, EVENTS, LOG_COUNT, LOG_LOST, LOG_ROWS
-from memdesc.model.gfp import GFP
 from memdesc.model.state import State
 from memdesc.model.texts import MIGRATETYPES, buddyinfo, pagetypeinfo, zoneinfo
 from memdesc.model.zones import Layout, Ranges, ZoneLayout

@@ -16,13 +16,12 @@ from memdesc.model.cache_types import column
 from memdesc.model.compiled import Column, compiled, helper, hot, keep_apart, pointers
 from memdesc.model.descriptors import (
     NOT_ALLOCATED,
-    address_of,
     alloc_described,
     drop_reference,
     free_described,
     get_descriptor,
-    read_word,
 )
+from memdesc.model.frame_words import address_of, read_word
 from memdesc.model.slab import (
     alloc_object,
     free_object,

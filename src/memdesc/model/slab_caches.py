@@ -22,13 +22,9 @@ from memdesc.kernels.slub import (
     KMALLOC_SIZES_BYTES,
     CacheTraits,
     SlubRules,
-    cpu_partial_slabs,
     kmalloc_size_bytes,
     may_merge,
-    min_partial,
     object_layout,
-    order_of_one,
-    sheaf_objects,
     slab_order,
 )
 from memdesc.model.cache_types import (
@@ -39,11 +35,11 @@ from memdesc.model.cache_types import (
     CacheStatistics,
     SlabInfo,
     column,
+    fill_row,
     kmalloc_align,
     short_size,
 )
 from memdesc.model.compiled import array, compiled, pointers
-from memdesc.model.gfp import GFP
 from memdesc.model.operations import (
     KMEM_ALLOC,
     KMEM_FREE,
@@ -57,23 +53,12 @@ from memdesc.model.slab_shrink import reader_begins, reader_ends, shrink
 from memdesc.model.slab_state import (
     C_ALIVE,
     C_ALLOCS,
-    C_CPU_PARTIAL,
-    C_DESCRIPTOR_BYTES,
     C_FRAMES,
     C_FREES,
-    C_GFP,
     C_IN_USE,
-    C_LEAST_OBJECTS,
-    C_LEAST_ORDER,
-    C_MIN_PARTIAL,
-    C_OBJECTS,
-    C_ORDER,
-    C_SHEAF,
-    C_SIZE,
     C_SLABS,
     C_SLABS_FREED,
     C_SLABS_MADE,
-    C_TYPESAFE,
     CACHE_FIELDS,
     G_CACHES,
     G_DIRECT_MAP,
@@ -186,7 +171,10 @@ class SlabAllocator:
                 return alias
         made = Cache(name, self._row_for_cache(), object_bytes, layout, slab, traits)
         self.caches.append(made)
-        self._fill_row(made, typesafe=typesafe, descriptor=descriptor)
+        fill_row(self._row(made), made, typesafe=typesafe, descriptor=descriptor)
+        cell = array(self.state.cell)
+        most = max(int(cell[G_SLOT_HEADROOM]), RECORD_HEADROOM * slab.objects)
+        cell[G_SLOT_HEADROOM] = most
         return made
 
     def create_kmalloc(self) -> dict[int, Cache]:
@@ -391,26 +379,6 @@ class SlabAllocator:
         cell = array(self.state.cell)
         cell[G_CACHES] = max(int(cell[G_CACHES]), number + 1)
         return number
-
-    def _fill_row(self, cache: Cache, *, typesafe: bool, descriptor: bool) -> None:
-        row = self._row(cache)
-        size = cache.layout.size_bytes
-        least = order_of_one(size)
-        row[:] = 0
-        row[C_SIZE] = size
-        row[C_ORDER], row[C_OBJECTS] = cache.slab
-        row[C_LEAST_ORDER] = least
-        row[C_LEAST_OBJECTS] = (4096 << least) // size
-        row[C_MIN_PARTIAL] = min_partial(size)
-        row[C_CPU_PARTIAL] = cpu_partial_slabs(size, cache.slab.objects)
-        row[C_SHEAF] = sheaf_objects(size)
-        row[C_GFP] = GFP.KERNEL | (GFP.RECLAIMABLE if cache.traits.reclaim_account else 0)
-        row[C_TYPESAFE] = int(typesafe)
-        row[C_DESCRIPTOR_BYTES] = cache.object_bytes if descriptor else 0
-        row[C_ALIVE] = 1
-        cell = array(self.state.cell)
-        most = max(int(cell[G_SLOT_HEADROOM]), RECORD_HEADROOM * cache.slab.objects)
-        cell[G_SLOT_HEADROOM] = most
 
 
 @compiled

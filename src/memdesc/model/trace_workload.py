@@ -31,8 +31,8 @@ __all__ = ["kind_of", "trace_workload"]
 _LARGEST_KMALLOC: Final = 8192
 """Above, kmalloc goes to the page allocator, which has its own event
 (`include/linux/slab.h:KMALLOC_MAX_CACHE_SIZE` @6.12)."""
-_SLAB: Final = GFP["__GFP_NOWARN"] | GFP["__GFP_NORETRY"] | GFP["__GFP_COMP"]
-_TABLE: Final = GFP["__GFP_ACCOUNT"] | GFP["__GFP_ZERO"] | GFP["__GFP_COMP"]
+_SLAB: Final = GFP.NOWARN | GFP.NORETRY | GFP.COMP
+_TABLE: Final = GFP.ACCOUNT | GFP.ZERO | GFP.COMP
 _EVENTS: Final = (
     Event.PAGE_ALLOC, Event.PAGE_FREE, Event.KMALLOC, Event.KFREE, Event.CACHE_ALLOC,
     Event.CACHE_FREE,
@@ -67,11 +67,11 @@ def trace_workload(trace: Trace) -> Workload:
 
 def kind_of(gfp: int, order: int) -> MemoryType | None:
     """What a request is for, by its flags; None for a slab."""
-    if gfp & GFP["__GFP_MOVABLE"]:
-        return MemoryType.FILE if gfp & GFP["__GFP_WRITE"] else MemoryType.ANON
+    if gfp & GFP.MOVABLE:
+        return MemoryType.FILE if gfp & GFP.WRITE else MemoryType.ANON
     if gfp & _SLAB == _SLAB:
         return None
-    if not order and gfp & _TABLE == _TABLE and not gfp & GFP["__GFP_HIGHMEM"]:
+    if not order and gfp & _TABLE == _TABLE and not gfp & GFP.ZONE_HIGHMEM:
         return MemoryType.PAGE_TABLE
     return MemoryType.DRIVER
 

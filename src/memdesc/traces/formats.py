@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memdesc.errors import FormatError
-from memdesc.kernels.gfp import GFP
+from memdesc.kernels.gfp import SINGLE_FLAGS
 
 __all__ = ["EventFormat", "Field", "PageFormat", "parse_format", "parse_header_page"]
 
@@ -132,8 +132,8 @@ def _gfp_bits(text: str) -> dict[int, int]:
     for expression, name in _ENTRY.findall(text.partition("print fmt:")[2]):
         single = "__" + name if name in ("GFP_DMA", "GFP_DMA32") else name
         value = _value(expression)
-        if single in GFP and value is not None and value.bit_count() == 1:
-            found[value.bit_length() - 1] = GFP[single]
+        if single in SINGLE_FLAGS and value is not None and value.bit_count() == 1:
+            found[value.bit_length() - 1] = SINGLE_FLAGS[single]
     if all(1 << bit == mask for bit, mask in found.items()):
         return {}
     return found
