@@ -27,6 +27,7 @@ from memdesc.model.state import (
     Z_END,
     Z_FREE,
     Z_FREE_HIGHATOMIC,
+    Z_ISOLATED_BLOCKS,
     Z_NR_FREE,
     Z_START,
     ZONE_SHIFT,
@@ -99,10 +100,15 @@ def take_here(m: State, zone: int, order: int, migratetype: int) -> int:
 def free_block(m: State, zone: int, pfn: int, order: int) -> None:
     """Give a block back, each of its pageblocks with its own type (`free_one_page`).
 
-    6.1 puts a block of several pageblocks back in one piece.
+    6.1 puts a block of several pageblocks back in one piece, here only while none is isolated: it
+    would count frames of an isolated pageblock as free.
     """
     block_order = m.params[G_BLOCK_ORDER]
-    if order <= block_order or m.params[R_FREE_BY_PAGEBLOCK] == 0:
+    whole = (
+        m.params[R_FREE_BY_PAGEBLOCK] == 0
+        and m.zones[(zone << ZONE_SHIFT) + Z_ISOLATED_BLOCKS] == 0
+    )
+    if order <= block_order or whole:
         free_one_block(m, zone, pfn, order, m.block[pfn >> block_order], 0)
         return
     end = pfn + (1 << order)

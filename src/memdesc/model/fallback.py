@@ -158,10 +158,9 @@ def unreserve_highatomic(m: State, zone: int, migratetype: int, force: bool) -> 
             _move_one(m, zone, pfn, order, HIGHATOMIC, migratetype)
             set_pageblocks(m, pfn, order, migratetype)
             return True
-        moved = move_block(m, zone, pfn, HIGHATOMIC, migratetype)
-        if moved >= 0:
-            m.block[pfn >> block_order] = migratetype
-        return moved > 0
+        # The type changes even where nothing can be moved: 6.1 reserves such pageblocks as well.
+        m.block[pfn >> block_order] = migratetype
+        return move_block(m, zone, pfn, HIGHATOMIC, migratetype) > 0
     return False
 
 

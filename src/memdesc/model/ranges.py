@@ -177,7 +177,8 @@ def _retype(m: State, zone: int, block: int, old: int, new: int) -> int:
             m.block[block] = new
         return moved
     remove_block(m, zone, head, order)
-    account(m, zone, -(1 << order), old)
+    # Before 6.12 it went to the list of its first pageblock, whatever the others are.
+    account(m, zone, -(1 << order), m.block[head >> block_order])
     m.block[block] = new
     end = head + (1 << order)
     while head < end:
