@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from structs.real_dumps import real_dump, writers_of
+from structs.real_dumps import frames_of_writers, real_dump
 
 from memdesc.descriptors import (
     Descriptor,
 )
 from memdesc.kernels.pagemap import Present
 from memdesc.map.extents import MemoryMap
-from memdesc.sources.dump_processes import attribution_of
-from memdesc.sources.processes import read_processes
 from memdesc.sources.procfs import read_machine
 from memdesc.sources.source import pagemap_entry
 from memdesc.structs.describe import KernelDescriber
@@ -67,14 +65,8 @@ class World:
                 yield page, entry.target.pfn
 
     def frames_of_writers(self) -> NDArray[np.bool_]:
-        """bool[pfn_end]: mapped, before or after, by who changed while the copy was written."""
-        found = np.zeros(self.map.pfn_end, np.bool_)
-        for mapped in (read_processes(self.tree), attribution_of(self.kernel, self.memmap)):
-            owners = mapped.processes.pid[mapped.process_of_mapping]
-            for row in np.flatnonzero(np.isin(owners, sorted(writers_of(self.tree)))):
-                pfn = int(mapped.mappings.pfn_start[row])
-                found[pfn : pfn + int(mapped.mappings.nr_pages[row])] = True
-        return found
+        """bool[pfn_end]: what those map who changed while the copy was written."""
+        return frames_of_writers(self.kernel, self.memmap, self.tree, self.map.pfn_end)
 
     def described(self, kind: str) -> list[Descriptor]:
         """The descriptors of all frames planted as `kind`; fails where there are none."""

@@ -12,7 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from memdesc.sources.dump_processes import attribution_of
+from memdesc.sources.processes import read_processes
+from memdesc.structs.kernel import Kernel
+from memdesc.structs.memmap import MemMap
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,19 @@ def writers_of(tree: Path) -> frozenset[int]:
         for path in folders
         if path.name == "1" or (path / "comm").read_text() == "recorder\n"
     )
+
+
+def frames_of_writers(
+    kernel: Kernel, memmap: MemMap, tree: Path, pfn_end: int
+) -> NDArray[np.bool_]:
+    """bool[pfn_end]: mapped, before or after, by who changed while the copy was written."""
+    found = np.zeros(pfn_end, np.bool_)
+    for mapped in (read_processes(tree), attribution_of(kernel, memmap)):
+        owners = mapped.processes.pid[mapped.process_of_mapping]
+        for row in np.flatnonzero(np.isin(owners, sorted(writers_of(tree)))):
+            pfn = int(mapped.mappings.pfn_start[row])
+            found[pfn : pfn + int(mapped.mappings.nr_pages[row])] = True
+    return found
 
 
 def _debug(series: str, release: str) -> Path | None:
