@@ -62,7 +62,7 @@ from memdesc.model.state import (
     State,
 )
 
-__all__ = ["NORMAL", "STEAL", "reserve_highatomic", "take", "unreserve_highatomic"]
+__all__ = ["NORMAL", "STEAL", "may_claim", "reserve_highatomic", "take", "unreserve_highatomic"]
 
 NORMAL, STEAL = 0, 3
 """How the last take of a bulk refill succeeded (`enum rmqueue_mode`)."""
@@ -177,7 +177,7 @@ def _claim(m: State, zone: int, order: int, wanted: int, alloc_flags: int) -> in
         low = block_order
     high = m.params[G_MAX_ORDER]
     while high >= low:
-        if not _may_claim(m, high, wanted):
+        if not may_claim(m, high, wanted):
             return -1
         other = _fallback_type(m, zone, high, wanted)
         if other >= 0:
@@ -248,7 +248,7 @@ def _fall_back_61(m: State, zone: int, order: int, wanted: int, alloc_flags: int
     while high >= low:
         other = _fallback_type(m, zone, high, wanted)
         if other >= 0:
-            if not _may_claim(m, high, wanted) and wanted == MOVABLE and high > order:
+            if not may_claim(m, high, wanted) and wanted == MOVABLE and high > order:
                 # Rather split a small block than a large one.
                 high = order
                 other = _fallback_type(m, zone, high, wanted)
@@ -276,7 +276,7 @@ def _steal_61(
             note(m, E_CLAIM, zone, pfn, pfn >> block_order, old, wanted)
         else:
             _boost(m, zone, alloc_flags)
-            if _may_claim(m, high, wanted):
+            if may_claim(m, high, wanted):
                 worth = _worth_claiming(m, pfn, wanted, old)
                 if move_block(m, zone, pfn, other, wanted) > 0:
                     if worth:
@@ -313,7 +313,7 @@ def _fallback_type(m: State, zone: int, order: int, wanted: int) -> int:
 
 
 @helper
-def _may_claim(m: State, order: int, wanted: int) -> bool:
+def may_claim(m: State, order: int, wanted: int) -> bool:
     """Whether a free block of that order lets a request have the pageblock."""
     return (
         order >= m.params[G_BLOCK_ORDER] >> 1

@@ -36,7 +36,7 @@ from memdesc.model.buddy import (
     set_pageblocks,
 )
 from memdesc.model.compiled import Column, compiled, pointers
-from memdesc.model.fallback import _may_claim
+from memdesc.model.fallback import may_claim
 from memdesc.model.page_alloc import split_pages
 from memdesc.model.pcp import pcp_index
 from memdesc.model.state import (
@@ -318,7 +318,7 @@ def _fall_back(m: State, e: PageEvents, i: int) -> None:
     size = m.frame[head] & ORDER_MASK
     if high >= block_order:
         set_pageblocks(m, head, size, wanted)
-    elif changed or _may_claim(m, high, wanted):
+    elif changed or may_claim(m, high, wanted):
         move_block(m, zone, pfn, other, wanted)
         if changed:
             m.block[pfn >> block_order] = wanted

@@ -13,9 +13,9 @@ import numpy as np
 from memdesc.structs.kernel import Kernel, Object
 from memdesc.structs.memmap import MemMap
 from memdesc.structs.walk.freelists import (
-    _follow,
-    _order_of_list,
+    follow_list,
     migratetype_names,
+    order_of_list,
     pageblock_types,
     zones_in,
 )
@@ -69,7 +69,7 @@ def _free_lists(view: View, zone: Object, place: int) -> list[tuple[int, int, in
         area = zone.address_of(f"free_area[{order}]")
         for migratetype in range(lists):
             pages: list[int] = []
-            _follow(view, area + migratetype * 16, link, pages)
+            follow_list(view, area + migratetype * 16, link, pages)
             pfns = view.memmap.pfn_of(np.array(pages, np.uint64))
             rows += [(pfn, order, migratetype, place, 0) for pfn in pfns.tolist()]
     return rows
@@ -84,8 +84,8 @@ def _cpu_blocks(
     rows = []
     for index in range(lists.type.nr_elements):
         pages: list[int] = []
-        _follow(view, address + lists.offset + index * 16, link, pages)
-        order = _order_of_list(view.kernel, index)
+        follow_list(view, address + lists.offset + index * 16, link, pages)
+        order = order_of_list(view.kernel, index)
         pfns = view.memmap.pfn_of(np.array(pages, np.uint64))
         # Huge pages have two lists: movable ones, and others.
         is_huge = order == PAGEBLOCK_ORDER

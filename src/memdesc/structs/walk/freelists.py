@@ -28,8 +28,10 @@ __all__ = [
     "FreeBlocks",
     "FreeCount",
     "Zone",
+    "follow_list",
     "migratetype_names",
     "migratetypes_of",
+    "order_of_list",
     "pcp_frames",
     "walk_free_blocks",
     "walk_pcp",
@@ -106,7 +108,7 @@ def free_blocks_in(view: View) -> FreeBlocks:
             begin = len(pages)
             for migratetype in range(lists):
                 first = len(pages)
-                torn += _follow(view, area + migratetype * 16, link, pages)
+                torn += follow_list(view, area + migratetype * 16, link, pages)
                 runs.append((len(pages) - first, order, migratetype))
             counts.append(
                 FreeCount(
@@ -187,7 +189,7 @@ def pcp_frames(view: View) -> Walked:
     link = view.kernel.member("page", "lru").offset
     lists = view.kernel.member("per_cpu_pages", "lists")
     # A list is a list_head; its number tells the order of its blocks.
-    orders = [_order_of_list(view.kernel, index) for index in range(lists.type.nr_elements)]
+    orders = [order_of_list(view.kernel, index) for index in range(lists.type.nr_elements)]
     groups = []
     torn = 0
     for zone in zones_in(view):
@@ -195,7 +197,7 @@ def pcp_frames(view: View) -> Walked:
             found = []
             for index, order in enumerate(orders):
                 pages: list[int] = []
-                torn += _follow(view, address + lists.offset + index * 16, link, pages)
+                torn += follow_list(view, address + lists.offset + index * 16, link, pages)
                 heads = view.memmap.pfn_of(np.array(pages, np.uint64))
                 found.append((heads[:, None] + np.arange(1 << order)[None, :]).ravel())
             groups.append(
@@ -237,7 +239,7 @@ def _nodes(view: View) -> Iterator[tuple[int, int]]:
             return
 
 
-def _follow(view: View, head: int, link: int, into: list[int]) -> int:
+def follow_list(view: View, head: int, link: int, into: list[int]) -> int:
     """Add the struct pages that hang on the list at `head`; returns 1 where it is torn.
 
     A list must lead back to its head, each link must know the one before it, and all links
@@ -278,7 +280,7 @@ def _one_way(view: View, head: int, way: int, link: int) -> tuple[list[int], int
     return pages, 1
 
 
-def _order_of_list(kernel: Kernel, index: int) -> int:
+def order_of_list(kernel: Kernel, index: int) -> int:
     """`mm/page_alloc.c:pindex_to_order`: three types per order up to the costly one, then
     lists of huge pages."""
     types = kernel.types.find_enumerator("MIGRATE_PCPTYPES")
