@@ -136,6 +136,11 @@ class Operations(RuleBasedStateMachine):
         if self.readers:
             self.readers.pop().__exit__(None, None, None)
 
+    def teardown(self) -> None:
+        # A section left to the garbage collector ends after the machine it writes to is gone.
+        for section in getattr(self, "readers", []):
+            section.__exit__(None, None, None)
+
     @invariant()
     def all_is_well(self) -> None:
         if hasattr(self, "machine"):

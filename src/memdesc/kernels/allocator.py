@@ -16,7 +16,29 @@ from dataclasses import dataclass
 
 from memdesc.kernels.release import KernelRelease
 
-__all__ = ["AllocatorRules", "allocator_rules"]
+__all__ = [
+    "COSTLY_ORDER",
+    "MAX_ORDER",
+    "MIGRATETYPES",
+    "PAGEBLOCK_ORDER",
+    "AllocatorRules",
+    "allocator_rules",
+]
+
+MAX_ORDER = 10
+"""Order of the largest block. `include/linux/mmzone.h:MAX_PAGE_ORDER @6.12`; MAX_ORDER - 1 @6.1."""
+
+PAGEBLOCK_ORDER = 9
+"""Of x86-64 with huge pages, that of a PMD mapping: `include/linux/pageblock-flags.h`; @7.2 at most
+PAGE_BLOCK_MAX_ORDER, which Debian leaves at 10."""
+
+COSTLY_ORDER = 3
+"""The highest order of the per-CPU lists below a pageblock's.
+`include/linux/mmzone.h:PAGE_ALLOC_COSTLY_ORDER`."""
+
+MIGRATETYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
+"""By number (`include/linux/mmzone.h:enum migratetype`), as /proc/pagetypeinfo spells them. Where
+CMA is built, the kernel has it at 4, and Isolate at 5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +48,10 @@ class AllocatorRules:
     release: KernelRelease
 
     max_order: int
-    """Order of the largest block. `include/linux/mmzone.h:MAX_PAGE_ORDER @6.12`;
-    MAX_ORDER - 1 @6.1."""
+    """Order of the largest block: `MAX_ORDER`, or less for a machine made small."""
 
     pageblock_order: int
-    """`include/linux/pageblock-flags.h:pageblock_order`: that of a PMD mapping; @7.2 at most
-    PAGE_BLOCK_MAX_ORDER, which Debian leaves at 10."""
+    """`PAGEBLOCK_ORDER`, or less for a machine made small."""
 
     migratetypes: int
     """How many there are, for the test of whether memory is too small to group by mobility:
@@ -115,8 +135,8 @@ def allocator_rules(release: KernelRelease) -> AllocatorRules:
     new, newest = version >= (6, 12), version >= (7, 2)
     return AllocatorRules(
         release=release,
-        max_order=10,
-        pageblock_order=9,
+        max_order=MAX_ORDER,
+        pageblock_order=PAGEBLOCK_ORDER,
         migratetypes=6 if newest else 5,
         claims_before_steals=new,
         high_mark_first=new,

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 from memdesc.kernels.release import KernelRelease
 
-__all__ = ["PAGEBLOCK_ORDER", "MoveBehaviour", "move_behaviour"]
-
-PAGEBLOCK_ORDER = 9
-"""log2 of the frames of a pageblock on x86-64: the size of a PMD mapping, 2 MiB."""
+__all__ = ["MoveBehaviour", "move_behaviour"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,24 +35,25 @@ from memdesc.model.buddy import (
     remove_block,
     set_pageblocks,
 )
-from memdesc.model.compiled import Column, compiled, pointers
+from memdesc.model.compiled import Column, compiled, helper, pointers
 from memdesc.model.fallback import may_claim
+from memdesc.model.gfp import GFP_MOVABLE
 from memdesc.model.page_alloc import split_pages
-from memdesc.model.pcp import pcp_index
+from memdesc.model.pcp import (
+    pcp_append,
+    pcp_index,
+    pcp_push,
+    pcp_remove,
+    pcp_type,
+    percpu_row,
+)
 from memdesc.model.state import (
     FREE,
     G_BLOCK_ORDER,
     G_PCP_LISTS,
-    G_ZONES,
     ISOLATE,
-    KIND_SHIFT,
-    MOVABLE,
     ORDER_MASK,
-    P_COUNT,
     PCP,
-    PCP_LISTS_SHIFT,
-    PCP_TYPES,
-    PERCPU_SHIFT,
     R_CLAIM_THEN_STEAL,
     USED,
     USED_MOVABLE,
@@ -60,12 +61,13 @@ from memdesc.model.state import (
     ZONE_SHIFT,
     State,
 )
+from memdesc.traces.events import Event
 
-__all__ = ["COUNTS", "PageEvents", "follow"]
+__all__ = ["COUNTS", "PageEvents", "follow", "mark_block", "zone_of"]
 
-ALLOC, FREED, LOCKED, DRAINED, EXTFRAG = 1, 2, 4, 5, 6
-"""`memdesc.traces.events.Event`."""
-_GFP_MOVABLE = 8
+ALLOC, FREED = int(Event.PAGE_ALLOC), int(Event.PAGE_FREE)
+LOCKED, DRAINED = int(Event.ZONE_LOCKED), int(Event.PCPU_DRAIN)
+EXTFRAG = int(Event.EXTFRAG)
 
 (
     C_ALLOCS, C_FREES, C_REFILLED, C_DRAINED, C_FALLBACKS, C_FAILED, C_STRAIGHT, C_UNSEEN,
@@ -130,20 +132,20 @@ def follow(state: State, events: PageEvents, rows: int) -> int:
                 e.behind[i] = e.freed_at[m.prev[pfn]]
             if not _hand_out(m, pfn, order):
                 e.counts[C_CONTRADICTIONS] += 1
-            movable = e.gfp_flags[i] & _GFP_MOVABLE
-            _mark(m, pfn, order, USED_MOVABLE if movable != 0 else USED)
+            movable = e.gfp_flags[i] & GFP_MOVABLE
+            mark_block(m, pfn, order, USED_MOVABLE if movable != 0 else USED)
         elif event == FREED:
             e.counts[C_FREES] += 1
             if m.frame[pfn] >= PCP:
                 # A refill brought it and nobody was seen to get it: the bulk allocator gave it.
                 e.counts[C_UNSEEN] += 1
-                _off_cpu(m, pfn)
+                pcp_remove(m, pfn)
             _cut(m, pfn, order)
-            _mark(m, pfn, order, 0)
+            mark_block(m, pfn, order, 0)
             e.freed_at[pfn] = i
             if e.straight[i] != 0 or not _to_cpu(m, pfn, order, e.cpu[i]):
                 e.counts[C_STRAIGHT] += 1
-                free_block(m, _zone_of(m, pfn), pfn, order)
+                free_block(m, zone_of(m, pfn), pfn, order)
         elif event == LOCKED:
             e.counts[C_REFILLED] += 1
             found += _found_late(m, e, pfn, order)
@@ -156,13 +158,13 @@ def follow(state: State, events: PageEvents, rows: int) -> int:
         elif event == DRAINED:
             e.counts[C_DRAINED] += 1
             if m.frame[pfn] >= PCP:
-                _off_cpu(m, pfn)
+                pcp_remove(m, pfn)
             else:
                 e.counts[C_CONTRADICTIONS] += 1
                 if m.frame[head_of(m, pfn)] & ~ORDER_MASK == FREE:
                     continue
-                _mark(m, pfn, order, 0)
-            free_one_block(m, _zone_of(m, pfn), pfn, order, e.migratetype[i], 0)
+                mark_block(m, pfn, order, 0)
+            free_one_block(m, zone_of(m, pfn), pfn, order, e.migratetype[i], 0)
         elif event == EXTFRAG:
             e.counts[C_FALLBACKS] += 1
             _fall_back(m, e, i)
@@ -172,36 +174,27 @@ def follow(state: State, events: PageEvents, rows: int) -> int:
 # --- CPUs' lists -------------------------------------------------------------------------
 
 
-@compiled
+@helper
 def _refill(m: State, pfn: int, order: int, migratetype: int, cpu: int) -> None:
     """Put a block that left the free lists at the tail of a CPU's list."""
-    listed = migratetype if migratetype < PCP_TYPES else MOVABLE
-    index = pcp_index(m, listed, order)
-    if index < 0:
-        _mark(m, pfn, order, USED)  # mm_page_alloc follows
+    listed = pcp_type(migratetype)
+    if pcp_index(m, listed, order) < 0:
+        mark_block(m, pfn, order, USED)  # mm_page_alloc follows
         return
-    row = cpu * m.params[G_ZONES] + _zone_of(m, pfn)
-    m.frame[pfn] = PCP | listed << KIND_SHIFT | order
-    list_push_tail(m, m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT) + index, pfn)
-    m.percpu[(row << PERCPU_SHIFT) + P_COUNT] += 1 << order
+    pcp_append(m, percpu_row(m, cpu, zone_of(m, pfn)), pfn, order, listed)
 
 
-@compiled
+@helper
 def _to_cpu(m: State, pfn: int, order: int, cpu: int) -> bool:
     """Free a block to a CPU's list; False where it does not go there."""
     migratetype = m.block[pfn >> m.params[G_BLOCK_ORDER]]
-    listed = migratetype if migratetype < PCP_TYPES else MOVABLE
-    index = pcp_index(m, listed, order)
-    if index < 0 or migratetype == ISOLATE:
+    if pcp_index(m, pcp_type(migratetype), order) < 0 or migratetype == ISOLATE:
         return False
-    row = cpu * m.params[G_ZONES] + _zone_of(m, pfn)
-    m.frame[pfn] = PCP | (migratetype & 3) << KIND_SHIFT | order
-    list_push(m, m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT) + index, pfn)
-    m.percpu[(row << PERCPU_SHIFT) + P_COUNT] += 1 << order
+    pcp_push(m, percpu_row(m, cpu, zone_of(m, pfn)), pfn, order, migratetype)
     return True
 
 
-@compiled
+@helper
 def _first_beside(m: State, pfn: int) -> int:
     """The first block of the CPU's list that a block is on, if that is another; else -1."""
     if m.frame[pfn] < PCP or m.prev[pfn] >= m.params[G_PCP_LISTS]:
@@ -212,19 +205,7 @@ def _first_beside(m: State, pfn: int) -> int:
     return at
 
 
-@compiled
-def _off_cpu(m: State, pfn: int) -> None:
-    """Take a block off the CPU's list that it is on."""
-    at = m.next[pfn]
-    while at < m.params[G_PCP_LISTS]:
-        at = m.next[at]
-    row = (at - m.params[G_PCP_LISTS]) >> PCP_LISTS_SHIFT
-    m.percpu[(row << PERCPU_SHIFT) + P_COUNT] -= 1 << (m.frame[pfn] & ORDER_MASK)
-    list_unlink(m, pfn)
-    m.frame[pfn] = 0
-
-
-@compiled
+@helper
 def _found_late(m: State, e: PageEvents, pfn: int, order: int) -> int:
     """Frames of a block that is taken off the free lists must not be on a CPU's list: they had
     been freed straight to the free lists. Do that now, and note it for the next pass."""
@@ -237,8 +218,8 @@ def _found_late(m: State, e: PageEvents, pfn: int, order: int) -> int:
         if byte >= PCP and e.freed_at[at] >= 0 and e.straight[e.freed_at[at]] == 0:
             e.straight[e.freed_at[at]] = 1
             found += 1
-            _off_cpu(m, at)
-            free_block(m, _zone_of(m, at), at, size)
+            pcp_remove(m, at)
+            free_block(m, zone_of(m, at), at, size)
             # It has merged: look at the block that it is part of now.
             at = head_of(m, at)
             byte = m.frame[at]
@@ -250,7 +231,7 @@ def _found_late(m: State, e: PageEvents, pfn: int, order: int) -> int:
 # --- free lists --------------------------------------------------------------------------
 
 
-@compiled
+@helper
 def _take(m: State, pfn: int, order: int, migratetype: int) -> bool:
     """Take a block off the list of `migratetype`; what remains of a larger one stays there."""
     head = head_of(m, pfn)
@@ -258,7 +239,7 @@ def _take(m: State, pfn: int, order: int, migratetype: int) -> bool:
     size = byte & ORDER_MASK
     if byte & ~ORDER_MASK != FREE or size < order:
         return False
-    zone = _zone_of(m, pfn)
+    zone = zone_of(m, pfn)
     remove_block(m, zone, head, size)
     account(m, zone, -(1 << order), migratetype)
     while size > order:
@@ -267,18 +248,18 @@ def _take(m: State, pfn: int, order: int, migratetype: int) -> bool:
         if pfn >= half:
             head, half = half, head
         m.frame[half] = FREE | size
-        m.zones[_row_of_free(zone, size)] += 1
+        m.zones[(zone << ZONE_SHIFT) + Z_NR_FREE + size] += 1
         list_push(m, list_of(m, zone, size, migratetype), half)
     return True
 
 
-@compiled
+@helper
 def _hand_out(m: State, pfn: int, order: int) -> bool:
     """Take a block from wherever it waits; False where it was in use, or still on a free list:
     an event comes before that takes it from there."""
     byte = m.frame[pfn]
     if byte >= PCP and byte & ORDER_MASK == order:
-        _off_cpu(m, pfn)
+        pcp_remove(m, pfn)
         return True
     if byte == USED | order:
         return True  # LOCKED took it for this request
@@ -287,14 +268,14 @@ def _hand_out(m: State, pfn: int, order: int) -> bool:
     return False
 
 
-@compiled
+@helper
 def _fall_back(m: State, e: PageEvents, i: int) -> None:
     """What a fallback did to the free lists."""
     pfn, order, wanted = e.pfn[i], e.order[i], e.migratetype[i]
     high, other = e.fallback_order[i], e.fallback_migratetype[i]
     changed = e.flag[i] != 0
     block_order = m.params[G_BLOCK_ORDER]
-    zone = _zone_of(m, pfn)
+    zone = zone_of(m, pfn)
     head = head_of(m, pfn)
     is_free = m.frame[head] & ~ORDER_MASK == FREE
     if m.params[R_CLAIM_THEN_STEAL] != 0:
@@ -332,7 +313,7 @@ def _fall_back(m: State, e: PageEvents, i: int) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
-@compiled
+@helper
 def _cut(m: State, pfn: int, order: int) -> None:
     """Split what was allocated as a larger block than is spoken of now."""
     head = head_of(m, pfn)
@@ -342,8 +323,8 @@ def _cut(m: State, pfn: int, order: int) -> None:
         split_pages(m, head, size, order)
 
 
-@compiled
-def _mark(m: State, pfn: int, order: int, kind: int) -> None:
+@helper
+def mark_block(m: State, pfn: int, order: int, kind: int) -> None:
     """Make 2^order frames one block of a kind; 0: of none, as a list wants them."""
     for each in range(pfn, pfn + (1 << order)):
         m.frame[each] = 0
@@ -351,11 +332,7 @@ def _mark(m: State, pfn: int, order: int, kind: int) -> None:
         m.frame[pfn] = kind | order
 
 
-@compiled
-def _zone_of(m: State, pfn: int) -> int:
+@helper
+def zone_of(m: State, pfn: int) -> int:
+    """Index of the zone of a frame."""
     return m.block_zone[pfn >> m.params[G_BLOCK_ORDER]]
-
-
-@compiled
-def _row_of_free(zone: int, order: int) -> int:
-    return (zone << ZONE_SHIFT) + Z_NR_FREE + order

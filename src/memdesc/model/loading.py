@@ -20,19 +20,12 @@ from memdesc.map.extents import MemoryMap
 from memdesc.map.machine import Zone
 from memdesc.model import state as s
 from memdesc.model.boot import empty_state, free_range, set_marks
-from memdesc.model.buddy import list_push_tail
 from memdesc.model.compiled import Column, array, compiled, pointers
 from memdesc.model.counters import PGFREE
-from memdesc.model.pcp import pcp_index
+from memdesc.model.pcp import pcp_append, percpu_row
 from memdesc.model.state import (
     G_BLOCK_ORDER,
-    G_PCP_LISTS,
-    KIND_SHIFT,
-    MOVABLE,
-    P_COUNT,
-    PCP,
-    PCP_LISTS_SHIFT,
-    PERCPU_SHIFT,
+    HIGHATOMIC,
     State,
 )
 from memdesc.model.zones import ZONE_NAMES, Layout, Ranges, ZoneLayout, ZoneMarks, marks_of
@@ -164,12 +157,7 @@ def _push_percpu(state: State, pfn_start: int, pfn_end: int) -> None:
     for pfn in range(pfn_start, pfn_end):
         zone = m.block_zone[pfn >> m.params[G_BLOCK_ORDER]]
         migratetype = m.block[pfn >> m.params[G_BLOCK_ORDER]]
-        listed = migratetype if migratetype < 3 else MOVABLE
-        m.frame[pfn] = PCP | min(migratetype, 3) << KIND_SHIFT
-        list_push_tail(
-            m, m.params[G_PCP_LISTS] + (zone << PCP_LISTS_SHIFT) + pcp_index(m, listed, 0), pfn
-        )
-        m.percpu[(zone << PERCPU_SHIFT) + P_COUNT] += 1
+        pcp_append(m, percpu_row(m, 0, zone), pfn, 0, min(migratetype, HIGHATOMIC))
 
 
 def _put_on_percpu_lists(state: State, runs: list[tuple[int, int]]) -> list[str]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import QuestionError
-from memdesc.kernels.allocator import AllocatorRules, allocator_rules
+from memdesc.kernels.allocator import MIGRATETYPES, AllocatorRules, allocator_rules
 from memdesc.kernels.gfp import GFP
 from memdesc.kernels.release import KernelRelease
 from memdesc.model import state as s
@@ -31,7 +31,7 @@ from memdesc.model.boot import empty_state, free_range, set_marks
 from memdesc.model.compiled import array
 from memdesc.model.counters import COUNTERS, EVENTS, LOG_COUNT, LOG_LOST, LOG_ROWS
 from memdesc.model.state import State
-from memdesc.model.texts import MIGRATETYPES, buddyinfo, pagetypeinfo, zoneinfo
+from memdesc.model.texts import buddyinfo, pagetypeinfo, zoneinfo
 from memdesc.model.zones import Layout, Ranges, ZoneLayout
 from memdesc.types import PAGE_SIZE_BYTES, Pfn
 

@@ -7,7 +7,7 @@ trace frees is translated to the frame that the model gave for that request.
 from __future__ import annotations
 
 from memdesc.model.buddy import free_block, head_of
-from memdesc.model.compiled import compiled, pointers
+from memdesc.model.compiled import compiled, helper, pointers
 from memdesc.model.follow import (
     ALLOC,
     C_ALLOCS,
@@ -18,8 +18,8 @@ from memdesc.model.follow import (
     C_UNSEEN,
     FREED,
     PageEvents,
-    _mark,
-    _zone_of,
+    mark_block,
+    zone_of,
 )
 from memdesc.model.page_alloc import alloc_pages, free_pages, split_pages
 from memdesc.model.pcp import decay
@@ -66,7 +66,7 @@ def choose(state: State, events: PageEvents, rows: int) -> None:
             if e.straight[i] != 0:
                 e.counts[C_STRAIGHT] += 1
                 m.frame[mine] = 0
-                free_block(m, _zone_of(m, mine), mine, order)
+                free_block(m, zone_of(m, mine), mine, order)
             else:
                 free_pages(m, mine, order, cpu)
         elif event == TICK:
@@ -76,7 +76,7 @@ def choose(state: State, events: PageEvents, rows: int) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
-@compiled
+@helper
 def _one_block(m: State, e: PageEvents, pfn: int, mine: int, order: int) -> bool:
     """Make what is freed one block: split what was allocated larger, join what was smaller."""
     head = head_of(m, mine)
@@ -91,5 +91,5 @@ def _one_block(m: State, e: PageEvents, pfn: int, mine: int, order: int) -> bool
         for each in range(1 << order):
             if e.freed_at[pfn + each] != mine + each:
                 return False
-        _mark(m, mine, order, USED)
+        mark_block(m, mine, order, USED)
     return m.frame[mine] & ~ORDER_MASK != FREE

@@ -15,6 +15,7 @@ gfp_to_alloc_flags, __alloc_pages_slowpath, free_unref_page @6.12`.
 
 from __future__ import annotations
 
+from memdesc.kernels.allocator import COSTLY_ORDER
 from memdesc.model.buddy import free_block, list_push_tail, list_unlink, take_smallest
 from memdesc.model.compiled import helper, hot, keep_apart
 from memdesc.model.counters import (
@@ -56,17 +57,22 @@ from memdesc.model.gfp import (
     WMARK_LOW,
     WMARK_MIN,
 )
-from memdesc.model.pcp import drain_all, pcp_free, pcp_index, pcp_refill_size, percpu_row
+from memdesc.model.pcp import (
+    drain_all,
+    pcp_free,
+    pcp_index,
+    pcp_list,
+    pcp_refill_size,
+    percpu_row,
+)
 from memdesc.model.state import (
     BOOSTED,
-    COSTLY_ORDER,
     G_BLOCK_ORDER,
     G_CPU_NODE,
     G_GFP_ZONE,
     G_GROUPING_OFF,
     G_MAX_ORDER,
     G_NODES,
-    G_PCP_LISTS,
     G_PCP_OFF,
     HIGHATOMIC,
     ISOLATE,
@@ -75,9 +81,7 @@ from memdesc.model.state import (
     P_COUNT,
     P_FREE_COUNT,
     PCP,
-    PCP_LISTS_SHIFT,
     PERCPU_SHIFT,
-    R_DEFRAG_MODE,
     R_HIGHATOMIC_NO_REFILL,
     R_PGFREE_COUNTS_FRAMES,
     UNMOVABLE,
@@ -140,7 +144,7 @@ def alloc_pages_here(m: State, order: int, gfp: int, cpu: int) -> int:
             migratetype = (gfp & 0x18) >> 3
             row = percpu_row(m, cpu, zone)
             p = row << PERCPU_SHIFT
-            item = m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT) + migratetype
+            item = pcp_list(m, row, migratetype)
             pfn = m.next[item]
             if pfn != item:
                 after = m.next[pfn]
@@ -251,7 +255,6 @@ def _from_free_lists(
             if (
                 no_fallback != 0
                 and m.params[G_NODES] > 1
-                and m.params[R_DEFRAG_MODE] == 0
                 and m.zones[z + Z_NODE] != m.zones[(preferred << ZONE_SHIFT) + Z_NODE]
             ):
                 # Rather mix types here than go to another node.
@@ -267,7 +270,7 @@ def _from_free_lists(
             at += 1
             zone = m.zonelists[at]
         if not restart:
-            if no_fallback == 0 or m.params[R_DEFRAG_MODE] != 0:
+            if no_fallback == 0:
                 return -1
             alloc_flags &= ~NOFRAGMENT
 
@@ -284,7 +287,7 @@ def _from_zone(
         row = percpu_row(m, cpu, zone)
         p = row << PERCPU_SHIFT
         m.percpu[p + P_FREE_COUNT] >>= 1
-        item = m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT) + index
+        item = pcp_list(m, row, index)
         pfn = m.next[item]
         if pfn == item:
             pfn = -1
@@ -401,8 +404,6 @@ def _slow_path(
 @helper
 def _nofragment(m: State, zone: int) -> int:
     """`alloc_flags_nofragment`, for the zone that the request prefers."""
-    if m.params[R_DEFRAG_MODE] != 0:
-        return NOFRAGMENT
     z = zone << ZONE_SHIFT
     if m.zones[z + Z_TYPE] != ZONE_NORMAL:
         return 0

@@ -34,6 +34,7 @@ from memdesc.descriptors import (
     bare_descriptor,
 )
 from memdesc.errors import QuestionError
+from memdesc.kernels.allocator import MIGRATETYPES
 from memdesc.model import slab_state as t
 from memdesc.model.compiled import array
 from memdesc.model.described import DescribedMachine
@@ -46,7 +47,6 @@ from memdesc.model.state import (
     PCP,
     TAIL,
 )
-from memdesc.model.texts import MIGRATETYPES
 from memdesc.plan import MISC_SUBTYPES, PLAN_TYPE, InPlan, PlanCode, PlanKind
 from memdesc.types import MemoryType, Pfn, PfnRange, TypeSet
 

@@ -10,12 +10,12 @@ free_pcppages_bulk, decay_pcp_high` @6.1, @6.12, @7.2.
 
 from __future__ import annotations
 
-from memdesc.model.buddy import free_one_block, list_push, list_unlink
+from memdesc.kernels.allocator import COSTLY_ORDER
+from memdesc.model.buddy import free_one_block, list_push, list_push_tail, list_unlink
 from memdesc.model.compiled import helper, hot, keep_apart
 from memdesc.model.counters import E_DRAIN, PCP_DRAINED, PGFREE, note
 from memdesc.model.state import (
     BELOW_HIGH,
-    COSTLY_ORDER,
     FREE_HIGH_BATCH,
     G_BLOCK_ORDER,
     G_CPUS,
@@ -57,7 +57,20 @@ from memdesc.model.state import (
     State,
 )
 
-__all__ = ["decay", "drain", "drain_all", "pcp_free", "pcp_index", "pcp_refill_size", "percpu_row"]
+__all__ = [
+    "decay",
+    "drain",
+    "drain_all",
+    "pcp_append",
+    "pcp_free",
+    "pcp_index",
+    "pcp_list",
+    "pcp_push",
+    "pcp_refill_size",
+    "pcp_remove",
+    "pcp_type",
+    "percpu_row",
+]
 
 
 @hot
@@ -74,6 +87,52 @@ def pcp_index(m: State, migratetype: int, order: int) -> int:
     if order == m.params[G_BLOCK_ORDER]:
         return PCP_LISTS - 2 + (1 if migratetype == MOVABLE else 0)
     return -1
+
+
+@hot
+def pcp_list(m: State, row: int, index: int) -> int:
+    """Number of one of the lists of a CPU and a zone."""
+    return m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT) + index
+
+
+@hot
+def pcp_type(migratetype: int) -> int:
+    """On whose lists blocks of a pageblock of that type wait (`free_unref_page`)."""
+    return migratetype if migratetype < PCP_TYPES else MOVABLE
+
+
+@hot
+def pcp_push(m: State, row: int, pfn: int, order: int, migratetype: int) -> int:
+    """Put a block at the head of its list, as a free does; returns how many frames wait there.
+
+    `migratetype` is its pageblock's, which is not ISOLATE; the order has a list.
+    """
+    m.frame[pfn] = PCP | migratetype << KIND_SHIFT | order
+    list_push(m, pcp_list(m, row, pcp_index(m, pcp_type(migratetype), order)), pfn)
+    count = m.percpu[(row << PERCPU_SHIFT) + P_COUNT] + (1 << order)
+    m.percpu[(row << PERCPU_SHIFT) + P_COUNT] = count
+    return count
+
+
+@helper
+def pcp_append(m: State, row: int, pfn: int, order: int, migratetype: int) -> None:
+    """Put a block at the tail of its list, as a refill does, under the type that it came with."""
+    m.frame[pfn] = PCP | migratetype << KIND_SHIFT | order
+    list_push_tail(m, pcp_list(m, row, pcp_index(m, pcp_type(migratetype), order)), pfn)
+    m.percpu[(row << PERCPU_SHIFT) + P_COUNT] += 1 << order
+
+
+@helper
+def pcp_remove(m: State, pfn: int) -> None:
+    """Take a block off the list that it is on, wherever it is there."""
+    first = m.params[G_PCP_LISTS]
+    at = m.next[pfn]
+    while at < first:
+        at = m.next[at]
+    row = (at - first) >> PCP_LISTS_SHIFT
+    m.percpu[(row << PERCPU_SHIFT) + P_COUNT] -= 1 << (m.frame[pfn] & ORDER_MASK)
+    list_unlink(m, pfn)
+    m.frame[pfn] = 0
 
 
 @helper
@@ -109,12 +168,7 @@ def pcp_free(m: State, zone: int, row: int, pfn: int, order: int, migratetype: i
     `migratetype` is its pageblock's, which is not ISOLATE. (`free_unref_page_commit`)
     """
     p = row << PERCPU_SHIFT
-    listed = migratetype if migratetype < PCP_TYPES else MOVABLE
-    index = pcp_index(m, listed, order)
-    m.frame[pfn] = PCP | migratetype << KIND_SHIFT | order
-    list_push(m, m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT) + index, pfn)
-    count = m.percpu[p + P_COUNT] + (1 << order)
-    m.percpu[p + P_COUNT] = count
+    count = pcp_push(m, row, pfn, order, migratetype)
     batch = m.percpu[p + P_BATCH]
     free_count = m.percpu[p + P_FREE_COUNT]
     high = m.percpu[p + P_HIGH]
@@ -133,7 +187,7 @@ def pcp_free(m: State, zone: int, row: int, pfn: int, order: int, migratetype: i
         if free_count < batch << SCALE_MAX:
             m.percpu[p + P_FREE_COUNT] = free_count + 1
         return
-    _settle(m, zone, row, order, index)
+    _settle(m, zone, row, order, pcp_index(m, pcp_type(migratetype), order))
 
 
 @helper
@@ -145,7 +199,7 @@ def free_bulk(m: State, zone: int, row: int, frames: int, index: int) -> None:
     keep_apart()
     p = row << PERCPU_SHIFT
     frames = min(frames, m.percpu[p + P_COUNT])
-    lists = m.params[G_PCP_LISTS] + (row << PCP_LISTS_SHIFT)
+    lists = pcp_list(m, row, 0)
     remembered = (
         m.params[R_PCP_REMEMBERS_TYPE] != 0
         and m.zones[(zone << ZONE_SHIFT) + Z_ISOLATED_BLOCKS] == 0

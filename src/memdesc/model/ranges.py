@@ -16,25 +16,21 @@ from memdesc.model.buddy import (
     free_block,
     free_one_block,
     head_of,
-    list_unlink,
     move_block,
     remove_block,
 )
 from memdesc.model.compiled import helper, keep_apart
+from memdesc.model.pcp import pcp_remove
 from memdesc.model.state import (
     FREE,
     G_BLOCK_ORDER,
     G_FRAMES,
     G_MAX_ORDER,
-    G_PCP_LISTS,
     HIGHATOMIC,
     ISOLATE,
     NO_ZONE,
     ORDER_MASK,
-    P_COUNT,
     PCP,
-    PCP_LISTS_SHIFT,
-    PERCPU_SHIFT,
     Z_ISOLATED_BLOCKS,
     Z_RESERVED_HIGHATOMIC,
     ZONE_SHIFT,
@@ -123,10 +119,7 @@ def _cut_out(m: State, head: int, pfn: int, order: int) -> None:
     size = byte & ORDER_MASK
     zone = m.block_zone[head >> block_order]
     if byte >= PCP:
-        row = _percpu_row_of(m, head)
-        list_unlink(m, head)
-        m.percpu[(row << PERCPU_SHIFT) + P_COUNT] -= 1 << size
-        m.frame[head] = 0
+        pcp_remove(m, head)
         while size > order:
             size -= 1
             half = head ^ (1 << size)
@@ -147,15 +140,6 @@ def _cut_out(m: State, head: int, pfn: int, order: int) -> None:
             head = upper
         else:
             expand(m, zone, head, size, size + 1, migratetype)
-
-
-@helper
-def _percpu_row_of(m: State, pfn: int) -> int:
-    """Which per-CPU lists hold a block: walks to the list's head."""
-    first = m.params[G_PCP_LISTS]
-    while pfn < first:
-        pfn = m.next[pfn]
-    return (pfn - first) >> PCP_LISTS_SHIFT
 
 
 @helper

@@ -18,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import QuestionError
+from memdesc.kernels.allocator import MAX_ORDER, MIGRATETYPES
 from memdesc.model import state as s
 from memdesc.model.compiled import array
 from memdesc.model.follow import COUNTS, PageEvents, follow
 from memdesc.model.machine import Machine
 from memdesc.model.own import C_FAILED_HERE, C_SAME, TICK, choose
-from memdesc.model.replay_state import MIGRATETYPES, blocks_in, machine_of, model_types
+from memdesc.model.replay_state import blocks_in, machine_of, model_types
 from memdesc.model.served import as_served
 from memdesc.traces.events import Event, Trace
 from memdesc.traces.explain import seen_at
-from memdesc.traces.state import MAX_ORDER, AllocatorState, Blocks
+from memdesc.traces.state import AllocatorState, Blocks
 
 __all__ = ["Lists", "Outcome", "Replay", "Replayer", "bounds", "replay"]
 

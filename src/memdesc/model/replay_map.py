@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import QuestionError
+from memdesc.kernels.allocator import PAGEBLOCK_ORDER
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap
 from memdesc.model.state import MOVABLE
 from memdesc.model.zones import ZONE_NAMES
-from memdesc.traces.state import PAGEBLOCK_ORDER, AllocatorState, CpuList, ZoneState, state_of_free
+from memdesc.traces.state import AllocatorState, CpuList, ZoneState, state_of_free
 from memdesc.types import MemoryType, TypeSet
 
 __all__ = ["moment_of_map", "movable_in_map"]

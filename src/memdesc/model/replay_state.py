@@ -13,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import QuestionError
-from memdesc.kernels.allocator import AllocatorRules, allocator_rules
+from memdesc.kernels.allocator import (
+    COSTLY_ORDER,
+    MIGRATETYPES,
+    PAGEBLOCK_ORDER,
+    AllocatorRules,
+    allocator_rules,
+)
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 from memdesc.model import state as s
 from memdesc.model.boot import empty_state, set_marks
-from memdesc.model.buddy import account, list_push_tail
+from memdesc.model.buddy import add_block, list_of
 from memdesc.model.compiled import Column, array, compiled, pointers
 from memdesc.model.machine import Machine
-from memdesc.model.pcp import pcp_index
+from memdesc.model.pcp import pcp_append, pcp_list, percpu_row
 from memdesc.model.state import State
 from memdesc.model.zones import Layout, ZoneLayout
-from memdesc.traces.state import NO_MIGRATETYPE, PAGEBLOCK_ORDER, AllocatorState, Blocks
+from memdesc.traces.state import NO_MIGRATETYPE, AllocatorState, Blocks
 
-__all__ = ["MIGRATETYPES", "blocks_in", "machine_of", "model_types", "rules_of"]
-
-MIGRATETYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
-"""The migratetypes that are modelled, by their numbers here."""
+__all__ = ["blocks_in", "machine_of", "model_types", "rules_of"]
 
 _FLAGS = {"BELOW_HIGH": s.BELOW_HIGH, "BOOSTED_WATERMARK": s.BOOSTED,
           "RECLAIM_ACTIVE": s.RECLAIM_ACTIVE}  # fmt: skip
@@ -143,16 +146,7 @@ def _place_free(state: State, blocks: _Listed) -> None:
         pfn, order, zone = b.pfn[i], b.order[i], b.zone[i]
         for each in range(pfn, pfn + (1 << order)):
             m.frame[each] = 0
-        m.frame[pfn] = s.FREE | order
-        m.zones[(zone << s.ZONE_SHIFT) + s.Z_NR_FREE + order] += 1
-        item = (
-            m.params[s.G_LISTS]
-            + (zone << s.LIST_ZONE_SHIFT)
-            + (order << s.LIST_ORDER_SHIFT)
-            + b.migratetype[i]
-        )
-        list_push_tail(m, item, pfn)
-        account(m, zone, 1 << order, b.migratetype[i])
+        add_block(m, zone, pfn, order, b.migratetype[i])
 
 
 @compiled
@@ -163,11 +157,7 @@ def _place_on_cpus(state: State, blocks: _Listed) -> None:
         pfn, order, kind = b.pfn[i], b.order[i], b.migratetype[i]
         for each in range(pfn, pfn + (1 << order)):
             m.frame[each] = 0
-        row = b.cpu[i] * m.params[s.G_ZONES] + b.zone[i]
-        m.frame[pfn] = s.PCP | kind << s.KIND_SHIFT | order
-        item = m.params[s.G_PCP_LISTS] + (row << s.PCP_LISTS_SHIFT) + pcp_index(m, kind, order)
-        list_push_tail(m, item, pfn)
-        m.percpu[(row << s.PERCPU_SHIFT) + s.P_COUNT] += 1 << order
+        pcp_append(m, percpu_row(m, b.cpu[i], b.zone[i]), pfn, order, kind)
 
 
 @compiled
@@ -178,13 +168,8 @@ def _walk_free(state: State, blocks: _Listed) -> int:
     room = len(blocks.pfn)  # type: ignore[arg-type]
     for zone in range(m.params[s.G_ZONES]):
         for order in range(m.params[s.G_MAX_ORDER] + 1):
-            for migratetype in range(5):
-                item = (
-                    m.params[s.G_LISTS]
-                    + (zone << s.LIST_ZONE_SHIFT)
-                    + (order << s.LIST_ORDER_SHIFT)
-                    + migratetype
-                )
+            for migratetype in range(len(MIGRATETYPES)):
+                item = list_of(m, zone, order, migratetype)
                 pfn = m.next[item]
                 while pfn != item and count < room:
                     b.pfn[count] = pfn
@@ -204,9 +189,9 @@ def _walk_cpus(state: State, blocks: _Listed) -> int:
     room = len(blocks.pfn)  # type: ignore[arg-type]
     for cpu in range(m.params[s.G_CPUS]):
         for zone in range(m.params[s.G_ZONES]):
-            row = cpu * m.params[s.G_ZONES] + zone
+            row = percpu_row(m, cpu, zone)
             for index in range(s.PCP_LISTS):
-                item = m.params[s.G_PCP_LISTS] + (row << s.PCP_LISTS_SHIFT) + index
+                item = pcp_list(m, row, index)
                 pfn = m.next[item]
                 while pfn != item and count < room:
                     b.pfn[count] = pfn
@@ -234,7 +219,7 @@ def _check(moment: AllocatorState, types: NDArray[np.uint8]) -> None:
     orders = moment.pcp.order
     sound = np.unique(taken).size == taken.size and bool(
         (moment.pcp.cpu < cpus).all()
-        and ((orders <= s.COSTLY_ORDER) | (orders == PAGEBLOCK_ORDER)).all()
+        and ((orders <= COSTLY_ORDER) | (orders == PAGEBLOCK_ORDER)).all()
         and (types[moment.pcp.migratetype] < s.PCP_TYPES).all()
     )
     for blocks in (moment.free, moment.pcp):

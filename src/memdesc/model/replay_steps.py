@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import FormatError, QuestionError
+from memdesc.kernels.allocator import MAX_ORDER
 from memdesc.model import state as s
 from memdesc.model.compiled import array
 from memdesc.model.replay import Replayer
 from memdesc.model.state import State
-from memdesc.traces.state import MAX_ORDER
 from memdesc.traces.store import Recorded
 
 __all__ = ["Step", "judge_steps"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from memdesc.kernels.allocator import COSTLY_ORDER, MIGRATETYPES
 from memdesc.model.compiled import Column
 
 __all__ = ["State"]
@@ -75,16 +76,15 @@ NO_ZONE = 255
 
 # --- migratetypes, and the slots of lists ------------------------------------------------
 
-UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE = range(5)
+UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC, ISOLATE = range(len(MIGRATETYPES))
 PCP_TYPES = 3
 
 LIST_ORDER_SHIFT = 3
 """free list of (zone, order, migratetype) = lists + (zone << 4 | order) << 3 | migratetype"""
 LIST_ZONE_SHIFT = 7
-PCP_LISTS = 14
+PCP_LISTS = PCP_TYPES * (COSTLY_ORDER + 1) + 2
 """Per-CPU lists of a zone: three types of orders 0 to 3, and two of the pageblock order."""
 PCP_LISTS_SHIFT = 4
-COSTLY_ORDER = 3
 SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX."""
 
@@ -174,7 +174,6 @@ R_HIGHATOMIC_ROUNDED = 24
 R_HIGHATOMIC_COUNTS_FREE = 25
 R_HIGHATOMIC_NO_REFILL = 26
 R_PGFREE_COUNTS_FRAMES = 27
-R_DEFRAG_MODE = 28
 
 G_GFP_ZONE = 32
 """Highest zone type by the lowest four gfp bits: 32 to 47."""

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from memdesc.kernels.allocator import AllocatorRules
+from memdesc.kernels.allocator import MIGRATETYPES, AllocatorRules
 from memdesc.model import state as s
 from memdesc.model.compiled import array
 from memdesc.model.state import State
 from memdesc.model.zones import Layout
 
-__all__ = ["MIGRATETYPES", "buddyinfo", "pagetypeinfo", "zoneinfo"]
-
-MIGRATETYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
-"""By the model's numbers. Where CMA is built, the kernel has it at 4, and ISOLATE at 5."""
+__all__ = ["buddyinfo", "pagetypeinfo", "zoneinfo"]
 
 _MANY = 100_000
 """pagetypeinfo stops counting a list here."""

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from memdesc.kernels.allocator import MAX_ORDER
 from memdesc.kernels.gfp import GFP
 from memdesc.model.described import KIND_CODES
 from memdesc.model.operations import ALLOC, FREE, KMEM_ALLOC, KMEM_FREE
 from memdesc.model.workloads import CacheWish, Row, Workload
 from memdesc.traces.events import Event, Trace
-from memdesc.traces.state import MAX_ORDER
 from memdesc.types import MemoryType
 
 __all__ = ["kind_of", "trace_workload"]

@@ -13,8 +13,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from memdesc.kernels.allocator import PAGEBLOCK_ORDER
 from memdesc.kernels.kpageflags import KPF
-from memdesc.kernels.migration import PAGEBLOCK_ORDER, move_behaviour
+from memdesc.kernels.migration import move_behaviour
 from memdesc.kernels.type_cells import MovedBy
 from memdesc.rules.subject import Knowledge, Ruling, Subject, is_memory_only_file
 from memdesc.types import Certainty, MemoryType

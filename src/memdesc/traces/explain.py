@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memdesc.kernels.allocator import MAX_ORDER
 from memdesc.traces.events import Event, Trace
-from memdesc.traces.state import MAX_ORDER, AllocatorState
+from memdesc.traces.state import AllocatorState
 
 __all__ = ["Change", "Explanation", "explain", "seen_at"]
 

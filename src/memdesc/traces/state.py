@@ -16,13 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import FormatError
+from memdesc.kernels.allocator import MAX_ORDER, PAGEBLOCK_ORDER
 
 __all__ = ["AllocatorState", "Blocks", "CpuList", "ZoneState", "blocks_of_runs", "state_of_free"]
 
-PAGEBLOCK_ORDER = 9
-"""Of x86-64 with huge pages (`include/linux/pageblock-flags.h`)."""
-MAX_ORDER = 10
-"""The largest order of a free list (`include/linux/mmzone.h:MAX_PAGE_ORDER` @6.12)."""
 NO_MIGRATETYPE = 255
 _MOST_FRAMES = 1 << 32
 """16 TiB: frames are stored in 32 bits."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from memdesc.kernels.allocator import PAGEBLOCK_ORDER
 from memdesc.structs.kernel import Kernel, Object
 from memdesc.structs.memmap import MemMap
 from memdesc.structs.walk.freelists import (
@@ -20,7 +21,7 @@ from memdesc.structs.walk.freelists import (
     zones_in,
 )
 from memdesc.structs.walk.view import View
-from memdesc.traces.state import PAGEBLOCK_ORDER, AllocatorState, Blocks, CpuList, ZoneState
+from memdesc.traces.state import AllocatorState, Blocks, CpuList, ZoneState
 
 __all__ = ["read_allocator"]
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.errors import FaultError, LayoutError
+from memdesc.kernels.allocator import COSTLY_ORDER, PAGEBLOCK_ORDER
 from memdesc.structs.kernel import Kernel, Object
 from memdesc.structs.memmap import MemMap
 from memdesc.structs.owned import OwnedFrames
@@ -39,10 +40,6 @@ __all__ = [
 ]
 
 _MOST_NODES = 1024
-_PAGEBLOCK_ORDER = 9
-"""Of x86-64 with huge pages: HUGETLB_PAGE_ORDER (`include/linux/pageblock-flags.h`)."""
-_COSTLY_ORDER = 3
-"""PAGE_ALLOC_COSTLY_ORDER: the highest order of the CPUs' lists below a pageblock's."""
 _MASK = (1 << 64) - 1
 
 
@@ -167,7 +164,7 @@ def pageblock_types(view: View, pfns: NDArray[np.int64]) -> NDArray[np.uint8]:
     usage = _usages(view, pfns // view.memmap.section_pages)
     bits = _PageblockBits.of(view.kernel)
     flags = view.offset("mem_section_usage", "pageblock_flags")
-    block = (pfns % view.memmap.section_pages) >> _PAGEBLOCK_ORDER
+    block = (pfns % view.memmap.section_pages) >> PAGEBLOCK_ORDER
     start = block * bits.stride
     words, readable = view.words(usage + flags + (start // 64 * 8).astype(np.uint64))
     value = words >> (start % 64).astype(np.uint64)
@@ -287,7 +284,7 @@ def order_of_list(kernel: Kernel, index: int) -> int:
     if types is None:
         raise LayoutError(f"{kernel.release} has no MIGRATE_PCPTYPES")
     order = index // types
-    return order if order <= _COSTLY_ORDER else _PAGEBLOCK_ORDER
+    return order if order <= COSTLY_ORDER else PAGEBLOCK_ORDER
 
 
 def _usages(view: View, sections: NDArray[np.int64]) -> NDArray[np.uint64]:
