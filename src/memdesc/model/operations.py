@@ -62,6 +62,7 @@ __all__ = [
     "SKIPPED",
     "TOUCH_HEADROOM",
     "Operations",
+    "has_room",
     "one_operation",
     "run",
 ]
@@ -134,7 +135,7 @@ def run(state: State, slabs: SlabState, operations: Operations, first: int, end:
     s = pointers(slabs)
     o = pointers(operations)
     for i in range(first, end):
-        if not _has_room(s):
+        if not has_room(s):
             return i
         if s.cell[G_TRACING] != 0:
             touch(s, i, 0, T_OPERATION)
@@ -215,7 +216,7 @@ def _scan(m: State, s: SlabState, block: int) -> int:
 
 
 @hot
-def _has_room(s: SlabState) -> bool:
+def has_room(s: SlabState) -> bool:
     """Whether the next operation cannot run out of rows, whatever it does."""
     return (
         s.cell[G_RECORDS] + s.cell[G_RECORD_HEADROOM] <= s.cell[G_RECORD_ROOM]

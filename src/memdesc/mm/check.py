@@ -1,0 +1,140 @@
+"""Every invariant of the processes' side of the model: what is counted twice must agree.
+
+References of each folio are recounted from all entries, batches, the page cache, pins and pipes;
+map counts from entries; what is on an LRU list from the lists.  Each subsystem adds what it holds
+by a function in `HOLDERS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.frames import (
+    BATCH_ROOM,
+    BATCHES,
+    C_FRAMES,
+    C_LIST_COUNT,
+    INACTIVE_FILE,
+    LISTS,
+    TABLE_ENTRIES,
+    UNEVICTABLE_LIST,
+    Kind,
+)
+from memdesc.model.compiled import array
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["HOLDERS", "check"]
+
+HOLDERS: list[Callable[[Kernel], Iterator[tuple[int, int]]]] = []
+"""Functions that yield (frame, references held) for what a subsystem holds."""
+
+
+def check(kernel: Kernel) -> None:
+    """Raise AssertionError where two of the model's accounts differ."""
+    refs: Counter[int] = Counter()
+    maps: Counter[int] = Counter()
+    entire: Counter[int] = Counter()
+    for process in kernel.processes.values():
+        process.mm.vmas.check()
+        process.mm.tables.check()
+        _count_entries(kernel, process.mm, refs, maps, entire)
+    for which in range(BATCHES):
+        row = which * BATCH_ROOM
+        for place in range(row + 1, row + 1 + kernel.f.batch[row]):
+            refs[int(kernel.f.batch[place])] += 1
+    for holder in HOLDERS:
+        for pfn, count in holder(kernel):
+            refs[kernel.head(pfn)] += count
+    _check_folios(kernel, refs, maps, entire)
+    _check_lists(kernel)
+
+
+def _count_entries(
+    kernel: Kernel, mm: object, refs: Counter[int], maps: Counter[int], entire: Counter[int]
+) -> None:
+    from memdesc.mm.process import Mm
+
+    assert isinstance(mm, Mm)
+    entries = array(kernel.f.entries)
+    for key, pmd in mm.tables.pmds.items():
+        low = key * TABLE_ENTRIES
+        if pmd.huge and e.is_present(pmd.huge):
+            pfn = e.pfn_of(pmd.huge)
+            assert mm.vmas.find(low) is not None
+            if not kernel.flags(pfn) & KPF.ZERO_PAGE:
+                entire[kernel.head(pfn)] += 1
+                refs[kernel.head(pfn)] += 1
+        if pmd.table is None:
+            continue
+        row = entries[pmd.table.first : pmd.table.first + TABLE_ENTRIES]
+        for at in np.flatnonzero(row).tolist():
+            entry = int(row[at])
+            vma = mm.vmas.find(low + at)
+            assert vma is not None, f"an entry outside every area: {low + at:#x}"
+            if not e.is_present(entry) or entry & e.SPECIAL:
+                continue
+            pfn = e.pfn_of(entry)
+            maps[pfn] += 1
+            refs[kernel.head(pfn)] += 1
+            if kernel.flags(pfn) & KPF.ANON and entry & e.RW and vma.is_cow:
+                assert kernel.exclusive(pfn) or kernel.head(pfn) != pfn, (
+                    f"writable, not exclusive: {low + at:#x}"
+                )
+
+
+def _check_folios(
+    kernel: Kernel, refs: Counter[int], maps: Counter[int], entire: Counter[int]
+) -> None:
+    f = kernel.f
+    heads = np.flatnonzero((array(f.kind) == Kind.FOLIO) & (array(f.offset) == 0))
+    for head in heads.tolist():
+        assert int(f.refs[head]) == refs[head] > 0, (
+            f"frame {head:#x}: {f.refs[head]} references, {refs[head]} are accounted for"
+        )
+        assert int(f.entire[head]) == entire[head], f"frame {head:#x}: PMD mappings"
+        for pfn in kernel.pages_of(head):
+            assert int(f.maps[pfn]) == maps[pfn], (
+                f"frame {pfn:#x}: map count {f.maps[pfn]}, {maps[pfn]} entries"
+            )
+            assert pfn - int(f.offset[pfn]) == head
+            if f.flags[head] & KPF.ANON and kernel.exclusive(pfn):
+                assert maps[pfn] + entire[head] <= 1, f"frame {pfn:#x}: exclusive and shared"
+    known = set(heads.tolist())
+    for pfn in (*refs, *maps):
+        assert kernel.head(pfn) in known or f.kind[pfn] != Kind.NONE, (
+            f"frame {pfn:#x} is used and free"
+        )
+
+
+def _check_lists(kernel: Kernel) -> None:
+    f = kernel.f
+    on_lists = 0
+    for which in range(LISTS):
+        head = int(f.cell[C_FRAMES]) + which
+        count, pfn = 0, int(f.lru_next[head])
+        while pfn != head:
+            flags = int(f.flags[pfn])
+            assert flags & KPF.LRU, f"frame {pfn:#x} is on a list without LRU"
+            assert _list_of(flags) == which, f"frame {pfn:#x} is on the wrong list"
+            assert f.lru_prev[f.lru_next[pfn]] == pfn
+            count, pfn = count + 1, int(f.lru_next[pfn])
+        assert count == int(f.cell[C_LIST_COUNT + which])
+        on_lists += count
+    folios = (array(f.kind) == Kind.FOLIO) & (array(f.offset) == 0)
+    flagged = (array(f.flags)[folios] & int(KPF.LRU)) != 0
+    assert int(flagged.sum()) == on_lists
+
+
+def _list_of(flags: int) -> int:
+    """As `lru.list_of`, which only compiled code can call."""
+    if flags & KPF.UNEVICTABLE:
+        return UNEVICTABLE_LIST
+    return (0 if flags & KPF.SWAPBACKED else INACTIVE_FILE) + bool(flags & KPF.ACTIVE)

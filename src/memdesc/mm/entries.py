@@ -1,0 +1,101 @@
+"""Page-table entries of x86-64, as the model keeps them.
+
+Present entries are the processor's: frame number and bits at their places
+(`arch/x86/include/asm/pgtable_types.h`), without NX.  Entries that are not present carry a type
+and an offset; the kernel's own packing, with its inverted offsets, is of no interest here.
+
+>>> entry = present(0x1234, RW | DIRTY)
+>>> hex(pfn_of(entry)), is_present(entry), bool(entry & RW)
+('0x1234', True, True)
+>>> swap = not_present(SwapType.HWPOISON, 0x1234)
+>>> is_present(swap), swap_type(swap), hex(swap_offset(swap))
+(False, <SwapType.HWPOISON: 3>, '0x1234')
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+__all__ = [
+    "ACCESSED", "DIRTY", "EXCLUSIVE_SWAP", "HUGE", "NONE_ENTRY", "PRESENT", "PROTNONE", "RW",
+    "SOFT_DIRTY", "SOFT_DIRTY_SWAP", "SPECIAL", "UFFD_WP", "UFFD_WP_SWAP", "USER", "Marker",
+    "SwapType", "is_present", "not_present", "pfn_of", "present", "swap_offset", "swap_type",
+]  # fmt: skip
+
+NONE_ENTRY: Final = 0
+PRESENT: Final = 1 << 0
+RW: Final = 1 << 1
+USER: Final = 1 << 2
+ACCESSED: Final = 1 << 5
+DIRTY: Final = 1 << 6
+HUGE: Final = 1 << 7
+"""_PAGE_PSE: of an entry of the PMD level."""
+PROTNONE: Final = 1 << 8
+"""With PRESENT clear: the page is there and may not be touched (PROT_NONE)."""
+SPECIAL: Final = 1 << 9
+"""vm_normal_page() is NULL: the zero page, or no struct page."""
+UFFD_WP: Final = 1 << 10
+SOFT_DIRTY: Final = 1 << 11
+
+SOFT_DIRTY_SWAP: Final = 1 << 1
+UFFD_WP_SWAP: Final = 1 << 2
+EXCLUSIVE_SWAP: Final = 1 << 3
+"""Bits of entries that are not present (`_PAGE_SWP_...`)."""
+
+_PFN_SHIFT: Final = 12
+_PFN_MASK: Final = (1 << 52) - (1 << 12)
+_OFFSET_SHIFT: Final = 14
+_OFFSET_MASK: Final = (1 << 43) - 1
+_TYPE_SHIFT: Final = 57
+
+
+class SwapType(IntEnum):
+    """What an entry that is not present stands for (`include/linux/swap.h`)."""
+
+    SWAP = 1
+    """A slot of the swap device; the offset is the slot."""
+    MIGRATION = 2
+    """The offset is the frame."""
+    HWPOISON = 3
+    """The offset is the frame."""
+    MARKER = 4
+    """The offset is a `Marker`."""
+
+
+class Marker(IntEnum):
+    """PTE markers (`include/linux/swapops.h:PTE_MARKER_...`)."""
+
+    UFFD_WP = 1
+    POISONED = 2
+    GUARD = 4
+
+
+def present(pfn: int, bits: int) -> int:
+    """A present entry with USER set."""
+    return pfn << _PFN_SHIFT | PRESENT | USER | bits
+
+
+def is_present(entry: int) -> bool:
+    """pte_present(): also where PROT_NONE hides it from the processor."""
+    return entry & (PRESENT | PROTNONE) != 0
+
+
+def pfn_of(entry: int) -> int:
+    """The frame of a present entry."""
+    return (entry & _PFN_MASK) >> _PFN_SHIFT
+
+
+def not_present(kind: SwapType, offset: int, bits: int = 0) -> int:
+    """An entry that is not empty and not present."""
+    return int(kind) << _TYPE_SHIFT | offset << _OFFSET_SHIFT | bits
+
+
+def swap_type(entry: int) -> SwapType:
+    """What an entry that is not present stands for."""
+    return SwapType(entry >> _TYPE_SHIFT)
+
+
+def swap_offset(entry: int) -> int:
+    """Its offset: a slot, a frame or a marker."""
+    return entry >> _OFFSET_SHIFT & _OFFSET_MASK

@@ -1,0 +1,117 @@
+"""fork: what the child gets, area by area and entry by entry.
+
+`kernel/fork.c:dup_mmap, mm/memory.c:copy_page_range, vma_needs_copy, copy_present_ptes @6.12`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm import loops
+from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
+from memdesc.mm.process import Mm, Process
+from memdesc.mm.rmap import anon_vma_fork
+from memdesc.mm.vma import VM, Vma
+from memdesc.mm.wp import new_anon_page
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["fork"]
+
+_DROPPED = e.UFFD_WP
+"""Bits that a child's entries lose where it is not registered with userfaultfd."""
+
+
+def fork(kernel: Kernel, parent: Process, name: str) -> Process:
+    """A child of a process. Raises OutOfMemory."""
+    child = Process(name, Mm(kernel), dict(parent.files), parent)
+    child.mm.has_pinned = False
+    child.mm.thp_disabled = parent.mm.thp_disabled
+    for vma in parent.mm.vmas:
+        if vma.flags & VM.DONTCOPY:
+            continue
+        twin = Vma(
+            vma.vpn_start, vma.vpn_end, vma.flags & ~(VM.LOCKED | VM.LOCKONFAULT),
+            vma.pgoff, vma.file, name=vma.name,
+        )  # fmt: skip
+        child.mm.vmas.insert(twin)
+        if vma.file is not None:
+            vma.file.mapped(child.mm, twin)
+        if vma.flags & VM.WIPEONFORK:
+            continue
+        anon_vma_fork(kernel, child.mm, twin, vma)
+        if _needs_copy(vma):
+            _copy_area(kernel, parent.mm, child.mm, vma, twin)
+    for file in child.files.values():
+        file.shared()
+    kernel.processes[name] = child
+    return child
+
+
+def _needs_copy(vma: Vma) -> bool:
+    """vma_needs_copy()."""
+    if vma.flags & (VM.PFNMAP | VM.MIXEDMAP | VM.HUGETLB | VM.MAYBE_GUARD):
+        return True
+    return vma.anon_vma is not None
+
+
+def _copy_area(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma) -> None:
+    if vma.flags & VM.HUGETLB:
+        from memdesc.mm.hugetlb import copy_hugetlb
+
+        copy_hugetlb(kernel, source, target, vma, twin)
+        return
+    private = vma.is_cow
+    for low, high, pmd in source.tables.runs(vma.vpn_start, vma.vpn_end):
+        if pmd.huge:
+            from memdesc.mm.huge_memory import copy_huge_pmd
+
+            if copy_huge_pmd(kernel, source, target, vma, twin, low):
+                continue
+        if pmd.table is None:
+            continue
+        table = target.tables.alloc_pte(low)
+        at = pmd.table.first + (low & (TABLE_ENTRIES - 1))
+        to = table.first + (low & (TABLE_ENTRIES - 1))
+        done = 0
+        while done < high - low:
+            done += loops.copy_entries(
+                kernel.f, at + done, to + done, high - low - done, int(private), ~_DROPPED
+            )
+            if done < high - low:
+                _copy_one(kernel, source, target, vma, twin, low + done)
+                done += 1
+
+
+def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: int) -> None:
+    """An entry that wants a decision."""
+    entry = source.tables.entry(vpn)
+    if not e.is_present(entry):
+        from memdesc.mm.swap import copy_nonpresent
+
+        target.tables.set(vpn, copy_nonpresent(kernel, source, vma, vpn, entry))
+        return
+    pfn = e.pfn_of(entry)
+    private = vma.is_cow
+    if kernel.flags(pfn) & KPF.ANON and kernel.exclusive(pfn):
+        if source.has_pinned and kernel.may_be_pinned(pfn):
+            copy = new_anon_page(kernel, twin, vpn)
+            kernel.f.content[copy] = kernel.f.content[pfn]
+            kernel.f.maps[copy] = 1
+            write = e.RW if twin.flags & VM.WRITE else 0
+            target.tables.set(vpn, e.present(copy, write | e.DIRTY | e.SOFT_DIRTY))
+            kernel.batch(copy, BATCH_ADD)
+            kernel.say("copy_present_page: pinned, the child gets a copy at once")
+            return
+        kernel.set_exclusive(pfn, False)
+    kernel.get(pfn)
+    kernel.f.maps[pfn] += 1
+    if private:
+        source.tables.set(vpn, entry & ~e.RW)
+        entry &= ~e.RW
+    else:
+        entry &= ~e.DIRTY
+    target.tables.set(vpn, entry & ~e.ACCESSED & ~_DROPPED)

@@ -1,0 +1,65 @@
+"""Address spaces and processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from memdesc.mm.page_tables import Tables
+from memdesc.mm.vma import VM, VmaSet
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["Errno", "Mm", "OutOfMemory", "Process", "Signal"]
+
+
+class Errno(Exception):
+    """A system call failed; `name` is the errno's, as "EINVAL"."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class Signal(Exception):
+    """An access could not be resolved: "SIGSEGV" with "MAPERR" or "ACCERR", "SIGBUS" with "ADRERR"
+    or "MCEERR_AR"."""
+
+    def __init__(self, name: str, code: str) -> None:
+        super().__init__(f"{name} {code}")
+        self.name = name
+        self.code = code
+
+
+class OutOfMemory(Errno):
+    """No frame could be had."""
+
+    def __init__(self) -> None:
+        super().__init__("ENOMEM")
+
+
+class Mm:
+    """An address space (`struct mm_struct`)."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.vmas = VmaSet()
+        self.tables = Tables(kernel)
+        self.def_flags = VM(0)
+        """Flags of new areas: LOCKED after mlockall(MCL_FUTURE)."""
+        self.has_pinned = False
+        """MMF_HAS_PINNED: some page was pinned at some time, so fork looks."""
+        self.thp_disabled = False
+        """PR_SET_THP_DISABLE."""
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A process. Compared by identity."""
+
+    name: str
+    mm: Mm
+    files: dict[str, Any] = field(default_factory=dict)
+    """Open files by the scenario's name."""
+    parent: Process | None = None
+    alive: bool = True

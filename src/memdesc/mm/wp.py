@@ -1,0 +1,148 @@
+"""Writes to entries that are read-only: reuse or copy.
+
+`mm/memory.c:do_wp_page, wp_can_reuse_anon_folio, wp_page_copy, wp_page_shared @6.12`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.frames import ANON_NEW, BATCH_ADD
+from memdesc.mm.process import Mm
+from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
+from memdesc.mm.vma import VM, Vma
+from memdesc.types import MemoryType
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["can_reuse_anon", "do_wp_page", "new_anon_page"]
+
+
+def do_wp_page(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, unshare: bool = False
+) -> None:
+    """Write, or `unshare`, through a present entry without RW. Raises Signal, OutOfMemory."""
+    if vma.flags & (VM.SHARED | VM.MAYSHARE) and not vma.is_cow:
+        from memdesc.mm.filemap import wp_page_shared
+
+        wp_page_shared(kernel, mm, vma, vpn, entry)
+        return
+    if entry & e.SPECIAL:
+        wp_page_copy(kernel, mm, vma, vpn, entry, "no page to share", unshare=unshare)
+        return
+    pfn = e.pfn_of(entry)
+    if kernel.flags(pfn) & KPF.ANON:
+        if kernel.exclusive(pfn):
+            _reuse(kernel, mm, vma, vpn, entry, "exclusive already", unshare=unshare)
+            return
+        reason = can_reuse_anon(kernel, vma, pfn)
+        if not reason:
+            kernel.set_exclusive(pfn, True)
+            _reuse(kernel, mm, vma, vpn, entry, "the only reference", unshare=unshare)
+            return
+        wp_page_copy(kernel, mm, vma, vpn, entry, reason, unshare=unshare)
+        return
+    wp_page_copy(kernel, mm, vma, vpn, entry, "a page of a file", unshare=unshare)
+
+
+def can_reuse_anon(kernel: Kernel, vma: Vma, pfn: int) -> str:
+    """wp_can_reuse_anon_folio(): why not, or "" after the folio was taken over."""
+    flags = kernel.flags(pfn)
+    rules = kernel.rules
+    if kernel.order_of(pfn) and not _large_may(kernel, pfn):
+        return "a large folio"
+    if kernel.order_of(pfn) and rules.large_folio_reuse:
+        move_anon_rmap(kernel, pfn, vma)
+        return ""
+    if flags & KPF.KSM:
+        return "a KSM page"
+    if kernel.refs(pfn) > 3:
+        return f"{kernel.refs(pfn)} references"
+    if not flags & KPF.LRU:
+        kernel.drain()
+    cached = bool(flags & KPF.SWAPCACHE)
+    if kernel.refs(pfn) > 1 + cached:
+        return f"{kernel.refs(pfn)} references"
+    if cached:
+        from memdesc.mm.swap import free_swap_cache
+
+        free_swap_cache(kernel, pfn)
+    if kernel.refs(pfn) != 1:
+        return f"{kernel.refs(pfn)} references"
+    move_anon_rmap(kernel, pfn, vma)
+    return ""
+
+
+def wp_page_copy(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, why: str, *, unshare: bool = False
+) -> None:
+    """A page of its own for this mapping, with the old one's content. Raises OutOfMemory."""
+    anon_vma_prepare(kernel, mm, vma)
+    old = e.pfn_of(entry)
+    pfn = new_anon_page(kernel, vma, vpn)
+    kernel.f.content[pfn] = kernel.f.content[old]
+    bits = e.ACCESSED | e.SOFT_DIRTY
+    if unshare:
+        bits |= entry & e.UFFD_WP
+    elif vma.flags & VM.WRITE:
+        bits |= e.RW | e.DIRTY
+    mm.tables.set(vpn, e.present(pfn, bits))
+    kernel.f.maps[pfn] = 1
+    kernel.batch(pfn, BATCH_ADD)
+    what = "unshare" if unshare else "do_wp_page"
+    kernel.say(f"{what}: copied, {why}")
+    if not entry & e.SPECIAL:
+        from memdesc.mm.zap import drop_mapping
+
+        drop_mapping(kernel, old)
+
+
+def new_anon_page(kernel: Kernel, vma: Vma, vpn: int) -> int:
+    """An exclusive page of order 0 for an address, not mapped yet."""
+    assert vma.anon_vma is not None
+    return kernel.alloc_folio(
+        MemoryType.ANON, flags=ANON_NEW, mapping=vma.anon_vma.number, index=vma.index_of(vpn)
+    )
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _reuse(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, why: str, *, unshare: bool
+) -> None:
+    """wp_page_reuse(): the entry becomes writable; an unshare leaves it as it is."""
+    if unshare:
+        kernel.say(f"unshare: exclusive now, {why}")
+        return
+    write = e.RW if vma.flags & VM.WRITE else 0
+    mm.tables.set(vpn, entry | write | e.DIRTY | e.ACCESSED | e.SOFT_DIRTY)
+    kernel.say(f"do_wp_page: reused, {why}")
+
+
+def _large_may(kernel: Kernel, pfn: int) -> bool:
+    """Whether a release takes over a page of a large folio that is mapped by entries."""
+    rules = kernel.rules
+    if rules.small_folios_only_reuse:
+        return False
+    if not rules.large_folio_reuse:
+        return True
+    mapcount = kernel.mapcount(pfn)
+    return (
+        mapcount > 1
+        and not kernel.flags(pfn) & KPF.SWAPCACHE
+        and mapcount == kernel.refs(pfn)
+        and _mapped_by_one(kernel, pfn)
+    )
+
+
+def _mapped_by_one(kernel: Kernel, pfn: int) -> bool:
+    """Not folio_maybe_mapped_shared(): every mapping is of one address space."""
+    from memdesc.mm.rmap import mappings_of
+
+    head = kernel.head(pfn)
+    spaces = {id(mm) for page in kernel.pages_of(head) for mm, _, _ in mappings_of(kernel, page)}
+    return len(spaces) == 1

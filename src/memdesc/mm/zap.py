@@ -1,0 +1,95 @@
+"""Unmapping: entries of a range go, with their references and map counts.
+
+`mm/memory.c:unmap_page_range, zap_pte_range, zap_present_ptes @6.12`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm import loops
+from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.process import Mm
+from memdesc.mm.vma import Vma
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["drop_mapping", "zap_range"]
+
+
+def zap_range(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, *, even_cows: bool = True
+) -> None:
+    """Empty every entry of a range of one area; tables stay.
+
+    `even_cows` False leaves anonymous copies in private file mappings (hole punch).
+    """
+    from memdesc.mm.vma import VM
+
+    if vma.flags & VM.HUGETLB:
+        from memdesc.mm.hugetlb import zap_hugetlb
+
+        zap_hugetlb(kernel, mm, vma, vpn_start, vpn_end)
+        return
+    for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
+        if pmd.huge:
+            from memdesc.mm.huge_memory import zap_huge_pmd
+
+            if zap_huge_pmd(kernel, mm, vma, low, high):
+                continue
+        if pmd.table is None:
+            continue
+        base = pmd.table.first - (low & ~(TABLE_ENTRIES - 1))
+        vpn = low
+        while vpn < high:
+            if even_cows:
+                vpn += loops.zap_anon(*kernel.columns, base + vpn, high - vpn)
+            if vpn < high:
+                _zap_entry(kernel, mm, vma, vpn, even_cows=even_cows)
+                vpn += 1
+
+
+def drop_mapping(kernel: Kernel, pfn: int) -> None:
+    """One entry of the lowest level that mapped a page is gone: map count and reference."""
+    head = kernel.head(pfn)
+    kernel.f.maps[pfn] -= 1
+    if kernel.order_of(head):
+        from memdesc.mm.huge_memory import page_unmapped
+
+        page_unmapped(kernel, pfn)
+    elif kernel.f.flags[head] & KPF.MLOCKED and not kernel.f.maps[pfn]:
+        from memdesc.mm.mlock import last_mapping_gone
+
+        last_mapping_gone(kernel, head)
+    kernel.put(head)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _zap_entry(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, even_cows: bool) -> None:
+    entry = mm.tables.entry(vpn)
+    if entry == e.NONE_ENTRY:
+        return
+    if not e.is_present(entry):
+        from memdesc.mm.swap import zap_swap_entry
+
+        if zap_swap_entry(kernel, mm, vma, vpn, entry, even_cows=even_cows):
+            mm.tables.set(vpn, e.NONE_ENTRY)
+        return
+    if entry & e.SPECIAL:
+        mm.tables.set(vpn, e.NONE_ENTRY)
+        return
+    pfn = e.pfn_of(entry)
+    anon = kernel.flags(pfn) & KPF.ANON
+    if anon and not even_cows:
+        return
+    if not anon:
+        from memdesc.mm.filemap import file_entry_gone
+
+        file_entry_gone(kernel, vma, pfn, entry)
+    mm.tables.set(vpn, e.NONE_ENTRY)
+    drop_mapping(kernel, pfn)

@@ -1,0 +1,5 @@
+"""`python -m agent`: one scenario from standard input, its answer to standard output."""
+
+from .controller import main
+
+main()

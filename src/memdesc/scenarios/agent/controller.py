@@ -1,0 +1,299 @@
+"""Does the steps of one scenario with real processes, and looks at all of them after each.
+
+The controller never maps anything where scenarios do, so whatever it forks begins empty there.
+It speaks JSON lines with its processes over Unix sockets; a forked child connects by itself.
+All of them run on one CPU, so what waits in per-CPU batches is where `settle` empties it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import calls, knobs, look
+from .process import be_process
+from .verbs import RefusedError
+
+__all__ = ["play"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+_STEP_SECONDS = 30.0
+_END_SECONDS = 20.0
+
+
+class BrokenError(Exception):
+    """A process of the scenario did what no step says: it ended, or it hangs."""
+
+
+@dataclass
+class _Peer:
+    """A process of the scenario, seen from the controller."""
+
+    name: str
+    pid: int
+    pidfd: int
+    connection: socket.socket
+
+
+class Controller:
+    """The processes of one scenario, and what may be done to the system."""
+
+    def __init__(self, system: knobs.System, arena: tuple[int, int]) -> None:
+        self._system = system
+        self._peers: dict[str, _Peer] = {}
+        self._address = f"\0memdesc-scenario-{os.getpid()}"
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(self._address)
+        self._listener.listen(8)
+        self._listener.settimeout(_STEP_SECONDS)
+        # The frames' observer forks nothing and holds no page of a process.
+        names = [(path, f"{where}:") for where, path in system.folders.items()]
+        self.observer = look.Observer(arena, names)
+        self._pinned = _pins_held()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Every process that lives."""
+        return {name: peer.pid for name, peer in self._peers.items()}
+
+    def do(self, step: dict[str, Any]) -> dict[str, Any]:
+        """Do one step: how it ended, as {"ok"}, {"errno"}, {"signal"} or {"refused"}."""
+        alone = _ALONE.get(step["verb"])
+        try:
+            if alone is not None and step["process"] is None:
+                return {"ok": alone(self, step["args"])}
+            return self._tell(step)
+        except OSError as error:
+            return {"errno": calls.error_name(error)}
+        except RefusedError as refused:
+            return {"refused": str(refused)}
+
+    def settle(self) -> None:
+        """Let nothing that the step began be unfinished."""
+        self.observer.settle()
+
+    def end(self) -> None:
+        """End all processes."""
+        for peer in list(self._peers.values()):
+            os.kill(peer.pid, signal.SIGKILL)
+            self._gone(peer)
+
+    # --- steps of nobody in particular ---------------------------------------------------
+
+    def process(self, args: dict[str, Any]) -> None:
+        """A new process, of the controller itself."""
+        pid = os.fork()
+        if pid == 0:
+            self._listener.close()
+            for peer in self._peers.values():
+                peer.connection.close()
+            be_process(args["name"], self._address, self._system.folders)
+        self._welcome(args["name"])
+
+    def kill(self, args: dict[str, Any]) -> None:
+        """End a process from outside."""
+        peer = self._peers[args["process"]]
+        os.kill(peer.pid, signal.SIGKILL)
+        self._gone(peer)
+
+    def drain(self, args: dict[str, Any]) -> None:
+        """What `settle` does after every step."""
+
+    def system(self, verb: str, args: dict[str, Any]) -> None:
+        """A setting or a service of the whole system."""
+        self._system.do(verb, args)
+
+    # --- helpers -------------------------------------------------------------------------
+
+    def _tell(self, step: dict[str, Any]) -> dict[str, Any]:
+        peer = self._peers[step["process"]]
+        request = {"verb": step["verb"], "args": step["args"], "pids": self.pids}
+        try:
+            peer.connection.sendall(json.dumps(request).encode() + b"\n")
+            reply = _received(peer.connection)
+        except (EOFError, ConnectionError):
+            return self._died(peer)
+        except TimeoutError:
+            raise BrokenError(f"process {peer.name} does not answer") from None
+        if "broken" in reply:
+            raise BrokenError(reply["broken"])
+        if step["verb"] == "fork":
+            self._welcome(step["args"]["child"])
+        if step["verb"] == "exit":
+            self._gone(peer)
+        return reply
+
+    def _welcome(self, name: str) -> None:
+        """Wait for a new process to say who it is."""
+        try:
+            connection, _ = self._listener.accept()
+        except TimeoutError:
+            raise BrokenError(f"process {name} does not come up") from None
+        connection.settimeout(_STEP_SECONDS)
+        hello = _received(connection)
+        assert hello["name"] == name
+        pid = hello["pid"]
+        self._peers[name] = _Peer(name, pid, os.pidfd_open(pid), connection)
+
+    def _died(self, peer: _Peer) -> dict[str, Any]:
+        """A process ended in the middle of a step: the kernel ended it, or a fault of ours."""
+        number = _ending_signal(peer)
+        self._gone(peer)
+        if number == signal.SIGKILL:
+            return {"signal": "SIGKILL", "code": ""}
+        how = f"by {signal.Signals(number).name}" if number else "by itself"
+        raise BrokenError(f"process {peer.name} ended {how}")
+
+    def _gone(self, peer: _Peer) -> None:
+        """Wait until a process has ended and its memory is gone."""
+        # It has no memory any more when this says so: `kernel/exit.c:do_exit` comes to
+        # exit_notify after exit_mm, exit_files and exit_task_work.
+        if not select.select([peer.pidfd], [], [], _END_SECONDS)[0]:
+            raise BrokenError(f"process {peer.name} does not end")
+        peer.connection.close()
+        os.close(peer.pidfd)
+        del self._peers[peer.name]
+        _reap()
+        # Rings are torn down by a worker, later than their process: `io_ring_exit_work`.
+        end = time.monotonic() + _END_SECONDS
+        while not self._peers and _pins_held() > self._pinned and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+_ALONE: dict[str, Callable[[Controller, dict[str, Any]], None]] = {
+    "process": Controller.process,
+    "kill": Controller.kill,
+    "drain": Controller.drain,
+}
+for _verb in knobs.VERBS:
+    _ALONE[_verb] = lambda controller, args, verb=_verb: controller.system(verb, args)  # type: ignore[misc]
+
+
+def play(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a scenario's steps: the outcome of each and everything seen after it.
+
+    `request` has "steps" as `Step.as_json` gives them, "counters" (names), "arena" (two
+    addresses), and of a guest "ext4" (an image, see `knobs`).  The answer has "steps"; it ends
+    early with "broken" (text) or "refused" (text) and the line of the step.  To keep it short, a
+    range of pages that is as it was after the step before is left out.
+    """
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    calls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    played: list[dict[str, Any]] = []
+    answer: dict[str, Any] = {"steps": played, "release": os.uname().release}
+    line: int | None = None
+    try:
+        with knobs.System(request.get("ext4")) as system:
+            controller = Controller(system, tuple(request["arena"]))
+            try:
+                answer["refs"] = controller.observer.frames.has_refs
+                seen: dict[str, Any] = {}
+                for step in request["steps"]:
+                    line = step["line"]
+                    outcome = controller.do(step)
+                    if "refused" in outcome:
+                        return {**answer, "refused": outcome["refused"], "line": line}
+                    controller.settle()
+                    looked, counters = _look(controller, system, step, request["counters"])
+                    controller.settle()
+                    played.append(
+                        {"outcome": outcome, "pages": _changed(seen, looked.pages),
+                         "vmas": _changed(seen, {name: {"vmas": v} for name, v in looked.vmas.items()}),
+                         "counters": counters}
+                    )  # fmt: skip
+            finally:
+                controller.end()
+    except RefusedError as refused:
+        return {**answer, "refused": str(refused), "line": line}
+    except BrokenError as broken:
+        return {**answer, "broken": str(broken), "line": line}
+    except Exception:
+        return {**answer, "broken": traceback.format_exc(), "line": line}
+    return answer
+
+
+def _look(
+    controller: Controller, system: knobs.System, step: dict[str, Any], counters: list[str]
+) -> tuple[look.Looked, dict[str, int]]:
+    watched = [
+        look.Watched(process, name, place["address"], place["pages"])
+        for process, names in step["watch"].items()
+        for name, place in names.items()
+    ]
+    return controller.observer.look(controller.pids, watched), system.counters(counters)
+
+
+def _changed(
+    before: dict[str, Any], now: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What differs from the last time, by process and name; None for "as before"."""
+    found: dict[str, dict[str, Any]] = {}
+    for process, names in now.items():
+        found[process] = {}
+        for name, value in names.items():
+            same = before.get(f"{process} {name}") == value
+            found[process][name] = None if same else value
+            before[f"{process} {name}"] = value
+    return found
+
+
+def _received(connection: socket.socket) -> dict[str, Any]:
+    """One line of JSON. Raises EOFError when the other end is gone."""
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = connection.recv(1 << 16)
+        if not piece:
+            raise EOFError
+        data += piece
+    value: dict[str, Any] = json.loads(data)
+    return value
+
+
+def _ending_signal(peer: _Peer) -> int:
+    """The signal that ended a process that its parent has not collected yet."""
+    select.select([peer.pidfd], [], [], _END_SECONDS)
+    try:
+        with open(f"/proc/{peer.pid}/stat") as file:
+            return int(file.read().rpartition(") ")[2].split()[49]) & 0x7F
+    except (OSError, IndexError):
+        return 0
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _pins_held() -> int:
+    """Pages that are pinned in the whole system; per-CPU parts are added up first."""
+    try:
+        with open("/proc/sys/vm/stat_refresh") as file:
+            file.read()
+    except OSError:
+        pass
+    counts = {"acquired": 0, "released": 0}
+    with open("/proc/vmstat") as file:
+        for line in file:
+            if line.startswith("nr_foll_pin_"):
+                name, number = line.removeprefix("nr_foll_pin_").split()
+                counts[name] = int(number)
+    return counts["acquired"] - counts["released"]
+
+
+def main() -> None:
+    """Read a request from standard input, write the answer to standard output."""
+    answer = play(json.load(sys.stdin))
+    json.dump(answer, sys.stdout, separators=(",", ":"))

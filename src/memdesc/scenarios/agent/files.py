@@ -1,0 +1,177 @@
+"""Steps about files: opening, reading and writing, changing their size, writing back."""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import contextmanager
+from ctypes import create_string_buffer
+from fcntl import F_GETFL, F_SETFL, fcntl
+from typing import TYPE_CHECKING, Any
+
+from . import calls
+from .access import PAGE
+from .memory import content_bytes, first_words
+from .verbs import span, verb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .process import Process
+
+_MFD_HUGETLB = 4
+_OPEN_FLAGS = {
+    "create": os.O_CREAT, "direct": os.O_DIRECT, "sync": os.O_SYNC, "append": os.O_APPEND,
+    "truncate": os.O_TRUNC,
+}  # fmt: skip
+_FALLOCATE = {"grow": 0, "keep_size": 1, "zero": 0x10, "collapse": 0x08, "insert": 0x20}
+_PUNCH_HOLE = 0x02 | 0x01
+_FADVICE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "noreuse": 5}
+_MSYNC = {"async": 1, "invalidate": 2, "sync": 4}
+
+
+@verb("memfd")
+def memfd(process: Process, args: dict[str, Any]) -> None:
+    if args["secret"]:
+        fd = calls.call("memfd_secret", 0)
+    else:
+        fd = os.memfd_create(args["file"], _MFD_HUGETLB if args["hugetlb"] else 0)
+    if args["pages"]:
+        try:
+            os.ftruncate(fd, args["pages"] * PAGE)
+        except OSError:
+            os.close(fd)
+            raise
+    process.files[args["file"]] = fd
+
+
+@verb("open")
+def open_(process: Process, args: dict[str, Any]) -> None:
+    flags = os.O_RDONLY if args["readonly"] else os.O_RDWR
+    for name, bit in _OPEN_FLAGS.items():
+        if args[name]:
+            flags |= bit
+    process.files[args["file"]] = os.open(_path(process, args["path"]), flags, 0o600)
+
+
+@verb("close")
+def close(process: Process, args: dict[str, Any]) -> None:
+    os.close(process.files.pop(args["file"]))
+
+
+@verb("dup")
+def dup(process: Process, args: dict[str, Any]) -> None:
+    process.files[args["file"]] = os.dup(process.files[args["old"]])
+
+
+@verb("unlink")
+def unlink(process: Process, args: dict[str, Any]) -> None:
+    os.unlink(_path(process, args["path"]))
+
+
+@verb("truncate")
+def truncate(process: Process, args: dict[str, Any]) -> None:
+    os.ftruncate(process.files[args["file"]], args["pages"] * PAGE + (args["bytes"] or 0))
+
+
+@verb("fallocate")
+def fallocate(process: Process, args: dict[str, Any]) -> None:
+    fd, offset, length = _extent(process, args["file"])
+    calls.call("fallocate", fd, _FALLOCATE[args["mode"]], offset, length)
+
+
+@verb("punch")
+def punch(process: Process, args: dict[str, Any]) -> None:
+    fd, offset, length = _extent(process, args["file"])
+    calls.call("fallocate", fd, _PUNCH_HOLE, offset, length)
+
+
+@verb("pwrite")
+def pwrite(process: Process, args: dict[str, Any]) -> int:
+    fd, offset, length = _extent(process, args["file"])
+    return os.pwrite(fd, content_bytes(args["content"], length // PAGE), offset)
+
+
+@verb("pread")
+def pread(process: Process, args: dict[str, Any]) -> list[int]:
+    fd, offset, length = _extent(process, args["file"])
+    return first_words(os.pread(fd, length, offset))
+
+
+@verb("dio_write")
+def dio_write(process: Process, args: dict[str, Any]) -> int:
+    fd, offset, _ = _extent(process, args["file"])
+    with _direct(fd):
+        return calls.call("pwrite64", fd, *span(args["range"]), offset)
+
+
+@verb("dio_read")
+def dio_read(process: Process, args: dict[str, Any]) -> int:
+    fd, offset, _ = _extent(process, args["file"])
+    with _direct(fd):
+        return calls.call("pread64", fd, *span(args["range"]), offset)
+
+
+@verb("fsync")
+def fsync(process: Process, args: dict[str, Any]) -> None:
+    (os.fdatasync if args["data"] else os.fsync)(process.files[args["file"]])
+
+
+@verb("msync")
+def msync(process: Process, args: dict[str, Any]) -> None:
+    calls.call("msync", *span(args["range"]), _MSYNC[args["mode"]])
+
+
+@verb("syncfs")
+def syncfs(process: Process, args: dict[str, Any]) -> None:
+    calls.call("syncfs", process.files[args["file"]])
+
+
+@verb("readahead")
+def readahead(process: Process, args: dict[str, Any]) -> None:
+    calls.call("readahead", *_extent(process, args["file"]))
+
+
+@verb("evict")
+def evict(process: Process, args: dict[str, Any]) -> None:
+    os.posix_fadvise(*_extent(process, args["file"]), _FADVICE["dontneed"])
+
+
+@verb("fadvise")
+def fadvise(process: Process, args: dict[str, Any]) -> None:
+    os.posix_fadvise(*_extent(process, args["file"]), _FADVICE[args["advice"]])
+
+
+@verb("cachestat")
+def cachestat(process: Process, args: dict[str, Any]) -> list[int]:
+    fd, offset, length = _extent(process, args["file"])
+    found = create_string_buffer(40)
+    calls.call("cachestat", fd, create_string_buffer(struct.pack("<QQ", offset, length), 16), found, 0)
+    return list(struct.unpack("<5Q", found.raw))
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _path(process: Process, path: dict[str, Any]) -> str:
+    """Where a PATH lies on this machine. Raises ENODEV where it has no such file system."""
+    return os.path.join(process.folders[path["where"]], path["name"])
+
+
+def _extent(process: Process, file: dict[str, Any]) -> tuple[int, int, int]:
+    """Descriptor, offset and length of a FILE_RANGE."""
+    fd = process.files[file["file"]]
+    if file["pages"] is None:
+        return fd, 0, -(-os.fstat(fd).st_size // PAGE) * PAGE
+    return fd, file["first"] * PAGE, file["pages"] * PAGE
+
+
+@contextmanager
+def _direct(fd: int) -> Iterator[None]:
+    """O_DIRECT for one call, on a file that may have been opened without it."""
+    flags = fcntl(fd, F_GETFL)
+    fcntl(fd, F_SETFL, flags | os.O_DIRECT)
+    try:
+        yield
+    finally:
+        fcntl(fd, F_SETFL, flags)

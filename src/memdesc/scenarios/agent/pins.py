@@ -1,0 +1,164 @@
+"""Steps that hold references to pages: pipes (FOLL_GET) and fixed buffers of io_uring (FOLL_PIN).
+
+`vmsplice` puts references to the pages themselves into a pipe, until they are read or the pipe is
+closed.  Registered buffers of an io_uring are pinned for long and for writing; reads and writes
+with them go to the pinned pages and past every page table, as a device's would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+from fcntl import fcntl
+from typing import TYPE_CHECKING, Any
+
+from . import calls
+from .access import PAGE
+from .memory import content_bytes, first_words
+from .verbs import span, verb
+
+if TYPE_CHECKING:
+    from .process import Process
+
+__all__ = ["Pin"]
+
+_F_SETPIPE_SZ = 1031
+_REGISTER_BUFFERS, _UNREGISTER_BUFFERS = 0, 1
+_OFF_SQES = 0x10000000
+_FEATURE_SINGLE_MMAP = 1
+_READ_FIXED, _WRITE_FIXED = 4, 5
+_ENTER_GETEVENTS = 1
+_SQE_BYTES, _CQE_BYTES = 64, 16
+
+
+@dataclass
+class Pin:
+    """References to the pages of a range, held by a pipe or by a ring."""
+
+    address: int
+    length: int
+    pipe: tuple[int, int] | None = None
+    ring: _Ring | None = None
+
+    def close(self) -> None:
+        """Close the descriptors; the references end with the last copy of them."""
+        for fd in self.pipe or ():
+            os.close(fd)
+        if self.ring is not None:
+            self.ring.close()
+
+
+@verb("splice")
+def splice(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    pipe = os.pipe()
+    fcntl(pipe[1], _F_SETPIPE_SZ, length)
+    try:
+        calls.call("vmsplice", pipe[1], calls.iovec([(address, length)]), 1, 0)
+    except OSError:
+        Pin(address, length, pipe).close()
+        raise
+    process.pins[args["pin"]] = Pin(address, length, pipe)
+
+
+@verb("pipe_read")
+def pipe_read(process: Process, args: dict[str, Any]) -> list[int]:
+    pin = process.pins[args["pin"]]
+    assert pin.pipe is not None, "these references are held by no pipe"
+    os.set_blocking(pin.pipe[0], False)
+    return first_words(os.read(pin.pipe[0], pin.length))
+
+
+@verb("pin")
+def pin(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    ring = _Ring()
+    try:
+        vector = calls.iovec([(address, length)])
+        calls.call("io_uring_register", ring.fd, _REGISTER_BUFFERS, vector, 1)
+    except OSError:
+        ring.close()
+        raise
+    process.pins[args["pin"]] = Pin(address, length, ring=ring)
+
+
+@verb("pin_write")
+def pin_write(process: Process, args: dict[str, Any]) -> int:
+    held = process.pins[args["pin"]]
+    fd = os.memfd_create("pin_write")
+    try:
+        os.pwrite(fd, content_bytes(args["content"], held.length // PAGE), 0)
+        return _ring_of(held).transfer(_READ_FIXED, fd, held.address, held.length)
+    finally:
+        os.close(fd)
+
+
+@verb("pin_read")
+def pin_read(process: Process, args: dict[str, Any]) -> list[int]:
+    held = process.pins[args["pin"]]
+    fd = os.memfd_create("pin_read")
+    try:
+        count = _ring_of(held).transfer(_WRITE_FIXED, fd, held.address, held.length)
+        return first_words(os.pread(fd, count, 0))
+    finally:
+        os.close(fd)
+
+
+@verb("release")
+def release(process: Process, args: dict[str, Any]) -> None:
+    held = process.pins.pop(args["pin"])
+    if held.ring is not None:
+        # Closing alone would leave it to a worker that runs later.
+        calls.call("io_uring_register", held.ring.fd, _UNREGISTER_BUFFERS, 0, 0)
+    held.close()
+
+
+class _Ring:
+    """An io_uring with room for one request at a time (`include/uapi/linux/io_uring.h`)."""
+
+    def __init__(self) -> None:
+        params = ctypes.create_string_buffer(120)
+        self.fd = calls.call("io_uring_setup", 2, params)
+        words = struct.unpack("<30I", params.raw)
+        self._sq, self._cq = words[10:18], words[20:28]  # head, tail, mask, entries, ...
+        sq_bytes = self._sq[6] + 4 * words[0]
+        cq_bytes = self._cq[5] + _CQE_BYTES * words[1]
+        self._length = -(-max(sq_bytes, cq_bytes) // PAGE) * PAGE
+        shared = calls.MAP_SHARED | calls.MAP_POPULATE
+        self._rings = calls.mmap(self._length, flags=shared, fd=self.fd)
+        self._sqes = calls.mmap(PAGE, flags=shared, fd=self.fd, offset=_OFF_SQES)
+
+    def transfer(self, operation: int, fd: int, address: int, length: int) -> int:
+        """Read a file into buffer 0, or write it to a file, and wait. Raises OSError."""
+        sqe = struct.pack("<BBHiQQII", operation, 0, 0, fd, 0, address, length, 0)
+        ctypes.memmove(self._sqes, sqe.ljust(_SQE_BYTES, b"\0"), _SQE_BYTES)
+        tail = self._get(self._sq[1])
+        self._put(self._sq[6] + 4 * (tail & self._get(self._sq[2])), 0)
+        self._put(self._sq[1], tail + 1)
+        calls.call("io_uring_enter", self.fd, 1, 1, _ENTER_GETEVENTS, 0, 0)
+        head = self._get(self._cq[0])
+        place = self._rings + self._cq[5] + _CQE_BYTES * (head & self._get(self._cq[2]))
+        result = ctypes.c_int32.from_address(place + 8).value
+        self._put(self._cq[0], head + 1)
+        if result < 0:
+            raise OSError(-result, "io_uring")
+        return result
+
+    def close(self) -> None:
+        """Unmap and close it."""
+        calls.munmap(self._rings, self._length)
+        calls.munmap(self._sqes, PAGE)
+        os.close(self.fd)
+
+    def _get(self, offset: int) -> int:
+        return ctypes.c_uint32.from_address(self._rings + offset).value
+
+    def _put(self, offset: int, value: int) -> None:
+        ctypes.c_uint32.from_address(self._rings + offset).value = value & 0xFFFFFFFF
+
+
+def _ring_of(held: Pin) -> _Ring:
+    assert held.ring is not None, "these references are held by no ring"
+    return held.ring

@@ -1,0 +1,183 @@
+"""Markdown to scenarios.
+
+A file is prose with fenced blocks whose word is `scenario`; each block is a scenario of its own,
+named by the heading above it. Every text has an answer: scenarios, or a `ScenarioError` that says
+where and what was expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from memdesc.errors import FormatError, NotReadableError
+from memdesc.kernels.conditions import EVERYWHERE, Condition
+from memdesc.kernels.release import KernelRelease
+from memdesc.scenarios.expectation import Check, Subject
+from memdesc.scenarios.resolve import Resolver
+from memdesc.scenarios.rows import parse_row
+from memdesc.scenarios.scenario import Line, Plan, Scenario, ScenarioError
+from memdesc.scenarios.steps import VERBS, Step
+
+__all__ = ["SERIES", "plan_for", "read_file", "read_text"]
+
+SERIES: Final = ("6.1", "6.12", "7.2")
+"""Kernels that every scenario is read for, and compared with."""
+
+_FENCE = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})\s*(?P<word>[^`\s]*)[^`]*")
+_HEADING = re.compile(r" {0,3}#{1,6}\s+(?P<title>.*?)(?:\s+#+)?\s*")
+_VERSION = re.compile(r"#\s*version\b(?P<condition>.*)")
+_COMMENT = re.compile(r"(?:^|\s)#.*$")
+_MOST_CHARACTERS: Final = 1 << 22
+
+
+def read_file(path: Path) -> tuple[Scenario, ...]:
+    """Read a file. Raises ScenarioError, NotReadableError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ScenarioError("not UTF-8 text", path=str(path), line=1) from error
+    except OSError as error:
+        raise NotReadableError(f"cannot read {path}: {error.strerror}", path=path) from error
+    return read_text(text, path)
+
+
+def read_text(text: str, path: Path) -> tuple[Scenario, ...]:
+    """Read a file's text; `path` is its name in errors. Raises ScenarioError."""
+    if len(text) > _MOST_CHARACTERS:
+        raise ScenarioError("too long for a scenario file", path=str(path), line=1)
+    found = []
+    title, prose, block, opened, closing = "", [], [], 0, ""
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.rstrip("\r")
+        fence = _FENCE.fullmatch(line)
+        if opened:
+            if fence and not fence["word"] and fence["fence"].startswith(closing):
+                if block is not None:
+                    scenario = Scenario(
+                        title or path.stem, path, opened, _lines(block, path), _prose(prose)
+                    )
+                    found.append(_planned(scenario))
+                    prose = []
+                opened = 0
+            elif block is not None:
+                block.append((number, line))
+            continue
+        heading = _HEADING.fullmatch(line)
+        if fence:
+            opened, closing = number, fence["fence"]
+            block = [] if fence["word"] == "scenario" else None
+        elif heading:
+            title, prose = heading["title"], []
+        else:
+            prose.append(line)
+    if opened and block is not None:
+        raise ScenarioError(
+            "the block that begins here has no end",
+            path=str(path),
+            line=opened,
+            hint=f"end it with a line {closing}",
+        )
+    if not found:
+        raise ScenarioError(
+            "no scenario in this file",
+            path=str(path),
+            line=1,
+            hint="a scenario is a block that begins with ```scenario and ends with ```",
+        )
+    return tuple(found)
+
+
+def plan_for(scenario: Scenario, release: KernelRelease) -> Plan:
+    """The steps that hold on `release`, which may be another one than those of `SERIES`."""
+    resolver = Resolver()
+    steps: list[Step] = []
+    checks: list[Check] = []
+    in_expect, group = False, 0
+    for line in scenario.lines:
+        if not line.condition.holds(release):
+            continue
+        try:
+            if in_expect and line.is_indented:
+                if not steps:
+                    raise FormatError("expect needs a step before it")
+                check = parse_row(line.text, line.number, group, steps[-1].watch)
+                _name_contents(check, resolver)
+                checks.append(check)
+                continue
+            in_expect = line.text == "expect"
+            if in_expect:
+                group += 1
+                continue
+            if line.text.split()[0] == "expect":
+                raise FormatError(
+                    "expect stands alone in its line", hint="its rows follow, indented"
+                )
+            if checks:
+                steps[-1] = replace(steps[-1], checks=(*steps[-1].checks, *checks))
+                checks = []
+            steps.append(resolver.step(line.text, line.number))
+        except FormatError as error:
+            raise ScenarioError(
+                str(error), path=str(scenario.path), line=line.number, hint=error.hint
+            ) from error
+    if checks:
+        steps[-1] = replace(steps[-1], checks=(*steps[-1].checks, *checks))
+    every = [check for step in steps for check in step.checks]
+    return Plan(
+        steps=tuple(steps),
+        tags=dict(resolver.tags),
+        counters=tuple(
+            sorted({name for c in every if c.subject is Subject.COUNT for name in c.fields})
+        ),
+        soft_dirty=any(_asks_soft_dirty(check) for check in every),
+        changes_system=any(VERBS[step.verb].changes_system for step in steps),
+    )
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _planned(scenario: Scenario) -> Scenario:
+    if not scenario.lines:
+        raise ScenarioError("this block has no steps", path=str(scenario.path), line=scenario.line)
+    plans = {series: plan_for(scenario, KernelRelease.parse(series)) for series in SERIES}
+    return replace(scenario, plans=plans)
+
+
+def _lines(block: Sequence[tuple[int, str]], path: Path) -> tuple[Line, ...]:
+    found = []
+    condition = EVERYWHERE
+    for number, text in block:
+        version = _VERSION.fullmatch(text.strip())
+        if version:
+            try:
+                condition = Condition.parse(version["condition"])
+            except FormatError as error:
+                raise ScenarioError(
+                    str(error), path=str(path), line=number, hint=error.hint
+                ) from error
+            continue
+        bare = _COMMENT.sub("", text).rstrip()
+        if bare.strip():
+            found.append(Line(number, bare.strip(), bare[:1].isspace(), condition))
+    return tuple(found)
+
+
+def _prose(lines: Sequence[str]) -> str:
+    return "\n".join(lines).strip()
+
+
+def _asks_soft_dirty(check: Check) -> bool:
+    if check.subject is Subject.SOFT_DIRTY:
+        return True
+    return any(flag[1:] == "sd" for area in check.areas for flag in area.flags)
+
+
+def _name_contents(check: Check, resolver: Resolver) -> None:
+    """A row may name a content that no step wrote: then it is no ? but that."""
+    if check.subject is Subject.CONTENT:
+        resolver.name_contents(check.cells)

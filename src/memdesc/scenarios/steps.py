@@ -1,0 +1,548 @@
+"""The verbs of scenarios, as a table, and a step: one line made of them.
+
+Everything else goes by this table: the reader, the documentation of the language, the model
+(`model_verbs`) and the program that does the steps on a real kernel (`agent`). A new verb is a
+row here and a function on both sides.
+
+What a step's `args` hold, by kind of parameter (all of it JSON):
+
+RANGE        {"address", "pages", "name", "first"}: where it lies, and the mapping it is part of
+NEW          {"address", "pages", "name"}: the place that the reader chose
+PLACE        {"address", "name", "first"}
+FILE_RANGE   {"file", "first", "pages"}; pages is None for "all that it has"
+TAGS         {"tags", "words"}: one per page, or one for all; a word fills the page
+PATH         {"where", "name"}: "tmpfs" or "ext4", and the name there
+others       the word or number itself
+flags        True or False; choices: the word; options that are not given: None
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from memdesc.scenarios.expectation import Check
+from memdesc.scenarios.language import Kind, Option, Parameter, Result, Verb, choice, flag, value
+from memdesc.scenarios.places import Placement
+
+__all__ = ["ADVICE", "KNOBS", "VERBS", "Knob", "Step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a scenario, with names resolved to addresses."""
+
+    line: int
+    text: str
+    """As it stands in the file, without the indentation."""
+    verb: str
+    args: Mapping[str, Any]
+    process: str | None = None
+    """Who does it; None where nobody in particular does."""
+    expected: tuple[str, ...] | None = None
+    """The words behind `->`; None: it must succeed."""
+    watch: Mapping[str, Mapping[str, Placement]] = field(default_factory=dict)
+    """process -> name -> where it lies: what is observed after the step."""
+    checks: tuple[Check, ...] = ()
+    """Rows of `expect` that follow."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What is sent to the program that does it on a real kernel."""
+        return {
+            "line": self.line,
+            "process": self.process,
+            "verb": self.verb,
+            "args": dict(self.args),
+            "watch": {
+                process: {
+                    name: {"address": place.address, "pages": place.pages}
+                    for name, place in names.items()
+                }
+                for process, names in self.watch.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A setting of the system: the file behind it and what it takes."""
+
+    path: str
+    help: str
+    values: str = "a number"
+
+
+_THP = "/sys/kernel/mm/transparent_hugepage/"
+_KSM = "/sys/kernel/mm/ksm/"
+
+KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
+    {
+        "thp": Knob(_THP + "enabled", "huge pages at page faults", "always, madvise, never"),
+        "thp_defrag": Knob(
+            _THP + "defrag",
+            "effort for a huge page",
+            "always, defer, defer+madvise, madvise, never",
+        ),
+        "thp_zero": Knob(_THP + "use_zero_page", "huge zero page at read faults", "0, 1"),
+        "thp_shmem": Knob(
+            _THP + "shmem_enabled", "huge pages in shared memory", "always, advise, never, ..."
+        ),
+        "thp_16k": Knob(
+            _THP + "hugepages-16kB/enabled", "folios of 4 pages", "always, ..., inherit"
+        ),
+        "thp_64k": Knob(
+            _THP + "hugepages-64kB/enabled", "folios of 16 pages", "always, ..., inherit"
+        ),
+        "max_ptes_none": Knob(_THP + "khugepaged/max_ptes_none", "empty entries in a collapse"),
+        "max_ptes_shared": Knob(_THP + "khugepaged/max_ptes_shared", "shared pages in a collapse"),
+        "max_ptes_swap": Knob(_THP + "khugepaged/max_ptes_swap", "swapped pages in a collapse"),
+        "hugepages": Knob("/proc/sys/vm/nr_hugepages", "hugetlb pages of 2 MiB"),
+        "fault_around": Knob(
+            "/sys/kernel/debug/fault_around_bytes", "window of read faults, bytes"
+        ),
+        "read_ahead": Knob("read_ahead_kb of the file systems' devices", "readahead, kB"),
+        "lru_gen": Knob("/sys/kernel/mm/lru_gen/enabled", "multi-generational LRU", "0, 1, ..."),
+        "swappiness": Knob("/proc/sys/vm/swappiness", "anonymous memory against files"),
+        "page_cluster": Knob("/proc/sys/vm/page-cluster", "swap readahead, log2 of pages"),
+        "overcommit": Knob("/proc/sys/vm/overcommit_memory", "accounting of mappings", "0, 1, 2"),
+        "max_map_count": Knob("/proc/sys/vm/max_map_count", "areas that a process may have"),
+        "ksm_max_sharing": Knob(_KSM + "max_page_sharing", "mappings of one KSM page"),
+        "ksm_zero_pages": Knob(_KSM + "use_zero_pages", "zeroes become the zero page", "0, 1"),
+        "ksm_smart_scan": Knob(_KSM + "smart_scan", "skip pages that do not merge (6.7)", "0, 1"),
+    }
+)
+"""Settings for `knob`."""
+
+ADVICE: Final = tuple(
+    "normal random sequential willneed dontneed free remove dontfork dofork mergeable "  # noqa: SIM905
+    "unmergeable hugepage nohugepage dontdump dodump wipeonfork keeponfork cold pageout "
+    "populate_read populate_write dontneed_locked collapse guard_install guard_remove "
+    "hwpoison soft_offline".split()
+)
+"""MADV_* in lower case (`include/uapi/asm-generic/mman-common.h`)."""
+
+
+def _range(text: str = "") -> Parameter:
+    return Parameter("range", Kind.RANGE, text)
+
+
+def _word(name: str, words: str, text: str = "") -> Parameter:
+    return Parameter(name, Kind.WORD, text, choices=tuple(words.split()))
+
+
+_THEIRS: Final = (
+    Parameter("other", Kind.PROCESS, "whose memory"),
+    Parameter("range", Kind.RANGE, of="other"),
+)
+_TAGS: Final = Parameter("content", Kind.TAGS)
+_FILE: Final = Parameter("file", Kind.FILE)
+_FILE_RANGE: Final = Parameter("file", Kind.FILE_RANGE)
+_PIN: Final = Parameter("pin", Kind.PIN)
+_NEW_PIN: Final = Parameter("pin", Kind.NEW_PIN)
+_PROT: Final = "rw r none rx rwx w x"
+_PROT_OF_MAP: Final = choice("prot", _PROT, "PROT_READ, PROT_WRITE, PROT_EXEC; rw if not given")
+_AT: Final = value("at", "exactly there, and not in a slot", Parameter("at", Kind.PLACE))
+
+
+def _row(
+    name: str,
+    parameters: tuple[Parameter, ...],
+    text: str,
+    call: str,
+    *options: Option,
+    **more: Any,
+) -> Verb:
+    return Verb(name, parameters, text, call, options, **more)
+
+
+_PROCESSES: Final = (
+    _row(
+        "process",
+        (Parameter("name", Kind.NEW_PROCESS),),
+        "a fresh process without mappings of the scenario",
+        "fork(2) of a process without any",
+        by_process=False,
+    ),
+    _row("fork", (Parameter("child", Kind.NEW_PROCESS),), "make a child process", "fork(2)"),
+    _row("exit", (), "end, in good order", "_exit(2)", ends=True),
+    _row(
+        "kill",
+        (Parameter("process", Kind.PROCESS),),
+        "end a process from outside",
+        "kill(2) with SIGKILL",
+        by_process=False,
+        ends=True,
+    ),
+    _row(
+        "prctl",
+        (
+            _word("option", "thp_disable memory_merge", "PR_SET_THP_DISABLE, PR_SET_MEMORY_MERGE"),
+            Parameter("value", Kind.COUNT),
+        ),
+        "set something for the whole process",
+        "prctl(2)",
+    ),
+    _row(
+        "clear_refs",
+        (Parameter("value", Kind.COUNT, "1 to 3: accessed bits; 4: soft-dirty"),),
+        "clear the process's accessed or soft-dirty bits",
+        "/proc/PID/clear_refs",
+    ),
+)
+
+_MAPPINGS: Final = (
+    _row(
+        "map",
+        (Parameter("range", Kind.NEW), Parameter("pages", Kind.COUNT)),
+        "map pages into a slot of their own, at the same address in every run",
+        "mmap(2) with MAP_FIXED_NOREPLACE",
+        choice("sharing", "private shared", "MAP_PRIVATE or MAP_SHARED; private if not given"),
+        choice("backing", "anon hugetlb", "MAP_ANONYMOUS (with MAP_HUGETLB); anon if not given"),
+        value(
+            "file",
+            "pages of an open file, from its page PAGE on",
+            Parameter("file", Kind.FILE),
+            Parameter("page", Kind.COUNT, default=0),
+        ),
+        _PROT_OF_MAP,
+        flag("populate", "MAP_POPULATE"),
+        flag("locked", "MAP_LOCKED"),
+        flag("noreserve", "MAP_NORESERVE"),
+        flag("growsdown", "MAP_GROWSDOWN, as a stack"),
+        flag("droppable", "MAP_DROPPABLE (6.11)"),
+        flag("fixed", "MAP_FIXED: replaces what lies there (with `at`)"),
+        _AT,
+        value(
+            "offset",
+            "begin so many pages behind a multiple of 2 MiB",
+            Parameter("offset", Kind.COUNT),
+        ),
+    ),
+    _row("unmap", (_range(),), "remove the mapping of pages", "munmap(2)"),
+    _row("protect", (_range(), _word("prot", _PROT)), "change what may be done", "mprotect(2)"),
+    _row(
+        "remap",
+        (_range(),),
+        "move pages to another address, or let a mapping grow or shrink where it is",
+        "mremap(2)",
+        value("to", "move to a place of that name", Parameter("to", Kind.NEW)),
+        value("pages", "new size", Parameter("new_pages", Kind.COUNT)),
+        flag("dontunmap", "MREMAP_DONTUNMAP: leave the old area, empty"),
+        _AT,
+    ),
+    _row(
+        "advise",
+        (_range(), _word("advice", " ".join(ADVICE), "MADV_* in lower case")),
+        "tell or ask the kernel about pages",
+        "madvise(2)",
+    ),
+    _row(
+        "reclaim",
+        (_range(),),
+        "`advise pageout`",
+        "madvise(2) with MADV_PAGEOUT",
+        alias=("advise", {"advice": "pageout"}),
+    ),
+    _row(
+        "collapse",
+        (_range(),),
+        "`advise collapse`",
+        "madvise(2) with MADV_COLLAPSE",
+        alias=("advise", {"advice": "collapse"}),
+    ),
+    _row(
+        "lock",
+        (_range(),),
+        "keep in memory",
+        "mlock2(2)",
+        flag("onfault", "MLOCK_ONFAULT: as pages are touched"),
+    ),
+    _row("unlock", (_range(),), "no longer keep in memory", "munlock(2)"),
+    _row(
+        "lockall",
+        (),
+        "keep everything in memory",
+        "mlockall(2)",
+        flag("current", "MCL_CURRENT"),
+        flag("future", "MCL_FUTURE"),
+        flag("onfault", "MCL_ONFAULT"),
+    ),
+    _row("unlockall", (), "end `lockall`", "munlockall(2)"),
+    _row(
+        "name_area",
+        (_range(), Parameter("text", Kind.TEXT)),
+        "name an anonymous area: areas of different names do not merge",
+        "prctl(2) with PR_SET_VMA_ANON_NAME",
+    ),
+    _row(
+        "mincore",
+        (_range(),),
+        "which pages are in memory or page cache: 1 or 0 per page",
+        "mincore(2)",
+        result=Result.NUMBERS,
+    ),
+)
+
+_ACCESSES: Final = (
+    _row("read", (_range(),), "load from each page, ascending", "a load", result=Result.CONTENTS),
+    _row("write", (_range(), _TAGS), "fill each page, ascending", "a store"),
+    _row(
+        "copy_to",
+        (_range(), _TAGS),
+        "let the kernel write to user memory (uaccess)",
+        "read(2) from a pipe",
+        result=Result.NUMBER,
+    ),
+    _row(
+        "copy_from",
+        (_range(),),
+        "let the kernel read user memory (uaccess)",
+        "write(2) to a pipe",
+        result=Result.CONTENTS,
+    ),
+    _row(
+        "peek",
+        _THEIRS,
+        "read another process's memory",
+        "process_vm_readv(2)",
+        result=Result.CONTENTS,
+    ),
+    _row(
+        "poke",
+        (*_THEIRS, _TAGS),
+        "write another process's memory",
+        "process_vm_writev(2)",
+        result=Result.NUMBER,
+    ),
+    _row(
+        "ptrace_read",
+        _THEIRS,
+        "read as a debugger does",
+        "read(2) of /proc/PID/mem",
+        result=Result.CONTENTS,
+    ),
+    _row(
+        "ptrace_write",
+        (*_THEIRS, _TAGS),
+        "write as a debugger does, also where only reading is allowed",
+        "write(2) of /proc/PID/mem",
+        result=Result.NUMBER,
+    ),
+)
+
+_FILES: Final = (
+    _row(
+        "memfd",
+        (Parameter("file", Kind.NEW_FILE), Parameter("pages", Kind.COUNT, default=0)),
+        "a file in memory, of that size",
+        "memfd_create(2), ftruncate(2)",
+        flag("hugetlb", "MFD_HUGETLB"),
+        flag("secret", "memfd_secret(2)"),
+    ),
+    _row(
+        "open",
+        (Parameter("file", Kind.NEW_FILE), Parameter("path", Kind.PATH)),
+        "open a file",
+        "open(2)",
+        flag("create", "O_CREAT"),
+        flag("direct", "O_DIRECT"),
+        flag("sync", "O_SYNC"),
+        flag("append", "O_APPEND"),
+        flag("truncate", "O_TRUNC"),
+        flag("readonly", "O_RDONLY; O_RDWR if not given"),
+    ),
+    _row("close", (_FILE,), "close", "close(2)"),
+    _row(
+        "dup",
+        (Parameter("file", Kind.NEW_FILE), Parameter("old", Kind.FILE)),
+        "another descriptor of the same open file",
+        "dup(2)",
+    ),
+    _row("unlink", (Parameter("path", Kind.PATH),), "remove a file's name", "unlink(2)"),
+    _row(
+        "truncate",
+        (_FILE, Parameter("pages", Kind.COUNT)),
+        "set the size, in pages",
+        "ftruncate(2)",
+        value("bytes", "and so many bytes more", Parameter("bytes", Kind.COUNT)),
+    ),
+    _row(
+        "fallocate",
+        (_FILE_RANGE,),
+        "reserve blocks",
+        "fallocate(2)",
+        choice("mode", "grow keep_size zero collapse insert", "FALLOC_FL_*; grow if not given"),
+    ),
+    _row("punch", (_FILE_RANGE,), "make a hole", "fallocate(2) with FALLOC_FL_PUNCH_HOLE"),
+    _row("pwrite", (_FILE_RANGE, _TAGS), "write pages", "pwrite(2)", result=Result.NUMBER),
+    _row("pread", (_FILE_RANGE,), "read pages", "pread(2)", result=Result.CONTENTS),
+    _row(
+        "dio_write",
+        (_FILE_RANGE, _range("what is written")),
+        "write from memory without the page cache",
+        "pwrite(2) with O_DIRECT",
+        result=Result.NUMBER,
+    ),
+    _row(
+        "dio_read",
+        (_FILE_RANGE, _range("what is read into")),
+        "read to memory without the page cache",
+        "pread(2) with O_DIRECT",
+        result=Result.NUMBER,
+    ),
+    _row(
+        "fsync",
+        (_FILE,),
+        "write back, and hear of errors",
+        "fsync(2)",
+        flag("data", "fdatasync(2)"),
+    ),
+    _row(
+        "msync",
+        (_range(),),
+        "write back what was written through a mapping",
+        "msync(2)",
+        choice("mode", "sync async invalidate", "MS_*; sync if not given"),
+    ),
+    _row("syncfs", (_FILE,), "write back the file system", "syncfs(2)"),
+    _row("readahead", (_FILE_RANGE,), "bring into the page cache", "readahead(2)"),
+    _row(
+        "evict",
+        (_FILE_RANGE,),
+        "drop clean pages from the page cache",
+        "posix_fadvise(2) with POSIX_FADV_DONTNEED",
+    ),
+    _row(
+        "fadvise",
+        (_FILE_RANGE, _word("advice", "normal random sequential willneed noreuse")),
+        "announce how a file is used",
+        "posix_fadvise(2)",
+    ),
+    _row(
+        "cachestat",
+        (_FILE_RANGE,),
+        "pages cached, dirty, under writeback, evicted, recently evicted (6.5)",
+        "cachestat(2)",
+        result=Result.NUMBERS,
+    ),
+)
+
+_REFERENCES: Final = (
+    _row(
+        "splice", (_NEW_PIN, _range()), "a new pipe takes a reference to each page", "vmsplice(2)"
+    ),
+    _row(
+        "pipe_read",
+        (_PIN,),
+        "read what the pipe holds; the references end",
+        "read(2)",
+        result=Result.CONTENTS,
+    ),
+    _row(
+        "pin",
+        (_NEW_PIN, _range()),
+        "pin each page for long, for writing",
+        "io_uring_register(2) with IORING_REGISTER_BUFFERS",
+    ),
+    _row(
+        "pin_write",
+        (_PIN, _TAGS),
+        "write to the pinned pages as a device does, past every page table",
+        "io_uring IORING_OP_READ_FIXED",
+        result=Result.NUMBER,
+    ),
+    _row(
+        "pin_read",
+        (_PIN,),
+        "read the pinned pages, past every page table",
+        "io_uring IORING_OP_WRITE_FIXED",
+        result=Result.CONTENTS,
+    ),
+    _row("release", (_PIN,), "give the references back", "close(2)"),
+)
+
+_SYSTEM: Final = (
+    _row(
+        "knob",
+        (Parameter("name", Kind.WORD, choices=tuple(KNOBS)), Parameter("value", Kind.TEXT)),
+        "a setting of the system",
+        "write(2) to a file of /proc/sys or /sys",
+        by_process=False,
+        changes_system=True,
+    ),
+    _row(
+        "ksm",
+        (_word("action", "scan run"), Parameter("value", Kind.COUNT)),
+        "`scan N`: N full passes over all memory; `run N`: write N to `run`",
+        "/sys/kernel/mm/ksm",
+        by_process=False,
+        changes_system=True,
+    ),
+    _row(
+        "swap",
+        (_word("state", "on off"),),
+        "swap to compressed memory",
+        "swapon(2) of zram",
+        by_process=False,
+        changes_system=True,
+    ),
+    _row("sync", (), "write back everything", "sync(2)", by_process=False, changes_system=True),
+    _row(
+        "dropcaches",
+        (Parameter("value", Kind.COUNT, "1: page cache, 2: slabs, 3: both"),),
+        "drop what is clean",
+        "/proc/sys/vm/drop_caches",
+        by_process=False,
+        changes_system=True,
+    ),
+    _row(
+        "drain",
+        (),
+        "put what waits in per-CPU batches on the LRU lists",
+        "madvise(2) with MADV_COLD of another page",
+        by_process=False,
+    ),
+    _row(
+        "split",
+        (_range(),),
+        "split the large folios there",
+        "debugfs split_huge_pages",
+        value("order", "into folios of that order (6.9)", Parameter("order", Kind.COUNT)),
+        changes_system=True,
+    ),
+)
+
+_USERFAULTFD: Final = (
+    _row(
+        "uffd",
+        (_range(), _word("mode", "missing wp wp_async minor")),
+        "register with a userfaultfd of the process",
+        "userfaultfd(2), UFFDIO_REGISTER",
+    ),
+    _row("uffd_protect", (_range(),), "write-protect", "UFFDIO_WRITEPROTECT"),
+    _row("uffd_unprotect", (_range(),), "end write protection", "UFFDIO_WRITEPROTECT"),
+    _row("uffd_copy", (_range(), _TAGS), "give missing pages a content", "UFFDIO_COPY"),
+    _row("uffd_zero", (_range(),), "give missing pages zeroes", "UFFDIO_ZEROPAGE"),
+    _row("uffd_poison", (_range(),), "mark missing pages as lost (6.6)", "UFFDIO_POISON"),
+    _row("uffd_unregister", (_range(),), "end `uffd`", "UFFDIO_UNREGISTER"),
+)
+
+TOPICS: Final[Mapping[str, tuple[Verb, ...]]] = MappingProxyType(
+    {
+        "Processes": _PROCESSES,
+        "Mappings": _MAPPINGS,
+        "Accesses": _ACCESSES,
+        "Files": _FILES,
+        "References to pages": _REFERENCES,
+        "The system": _SYSTEM,
+        "userfaultfd": _USERFAULTFD,
+    }
+)
+"""Heading -> its verbs, in the order of the documentation."""
+
+VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
+    {verb.name: verb for verbs in TOPICS.values() for verb in verbs}
+)
+"""Every verb by name."""
