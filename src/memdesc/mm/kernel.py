@@ -105,6 +105,7 @@ class Kernel:
         self.f.cell[C_ZERO_PFN] = self.zero_pfn
         self.f.flags[self.zero_pfn] = int(KPF.ZERO_PAGE | KPF.RESERVED)
         self.f.kind[self.zero_pfn] = Kind.OTHER
+        self.f.refs[self.zero_pfn] = 1
 
     # --- processes -----------------------------------------------------------------------
 

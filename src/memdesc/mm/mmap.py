@@ -40,6 +40,8 @@ def mmap(
         raise Errno("EEXIST")
     may = _MAY | (VM.MAYSHARE if flags & VM.SHARED else VM(0))
     offset = vpn if pgoff is None else pgoff
+    if _is_accountable(prot | flags):
+        flags |= VM.ACCOUNT
     vma = Vma(vpn, vpn + pages, prot | flags | may | VM.SOFTDIRTY | mm.def_flags, offset, file)
     mm.vmas.insert(vma)
     if file is not None:
@@ -92,6 +94,12 @@ def exit_process(kernel: Kernel, process: Process) -> None:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _is_accountable(flags: VM) -> bool:
+    """accountable_mapping(): private, writable, not hugetlb, and somebody wants it counted."""
+    wanted = VM.NORESERVE | VM.SHARED | VM.WRITE | VM.HUGETLB
+    return flags & wanted == VM.WRITE
 
 
 def _unmap(kernel: Kernel, mm: Mm, areas: list[Vma]) -> None:

@@ -9,8 +9,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-__all__ = ["AreaCheck", "Check", "Subject"]
+__all__ = ["GONE", "WAITS", "AreaCheck", "Check", "Subject"]
+
+GONE: Final = "gone"
+"""Instead of permissions: there is no area."""
+WAITS: Final = ("...",)
+"""Cells of a row, or words behind ->, that a run is to fill in (`record`)."""
 
 
 class Subject(enum.Enum):
@@ -80,5 +86,7 @@ class Check:
     cells: tuple[str, ...] = ()
     """One per page; of FLAGS, the names."""
     areas: tuple[AreaCheck, ...] = ()
+    waits: bool = False
+    """Not recorded yet."""
     fields: Mapping[str, int] = field(default_factory=dict)
     """Of SMAPS: field -> kB. Of COUNT: counter -> number."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from memdesc.errors import FormatError
 
-__all__ = ["CODES", "SIGNALS", "Outcome", "Value", "is_errno"]
+__all__ = ["ANYTHING", "CODES", "SIGNALS", "Outcome", "Value", "is_errno"]
 
 Value: TypeAlias = int | str | tuple[int | str | None, ...] | None
 """A verb's result: a number, a word, or one of them per page (None: not to be had)."""
@@ -29,6 +29,8 @@ CODES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Signals that a memory access can bring, and their si_code by name without SEGV_ or BUS_
 (`include/uapi/asm-generic/siginfo.h`)."""
+ANYTHING: Final = "any"
+"""Behind `->`: however the step ends, the scenario goes on."""
 SIGNALS: Final = tuple(CODES)
 
 _ERRNO_NAMES = frozenset(errno_numbers.errorcode.values()) | {"EHWPOISON"}

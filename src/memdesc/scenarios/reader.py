@@ -8,7 +8,7 @@ where and what was expected.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,19 +17,20 @@ from memdesc.errors import FormatError, NotReadableError
 from memdesc.kernels.conditions import EVERYWHERE, Condition
 from memdesc.kernels.release import KernelRelease
 from memdesc.scenarios.expectation import Check, Subject
+from memdesc.scenarios.places import Placement
 from memdesc.scenarios.resolve import Resolver
 from memdesc.scenarios.rows import parse_row
 from memdesc.scenarios.scenario import Line, Plan, Scenario, ScenarioError
 from memdesc.scenarios.steps import VERBS, Step
 
-__all__ = ["SERIES", "plan_for", "read_file", "read_text"]
+__all__ = ["SERIES", "VERSION_LINE", "plan_for", "read_file", "read_text"]
 
 SERIES: Final = ("6.1", "6.12", "7.2")
 """Kernels that every scenario is read for, and compared with."""
 
 _FENCE = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})\s*(?P<word>[^`\s]*)[^`]*")
 _HEADING = re.compile(r" {0,3}#{1,6}\s+(?P<title>.*?)(?:\s+#+)?\s*")
-_VERSION = re.compile(r"#\s*version\b(?P<condition>.*)")
+VERSION_LINE = re.compile(r"#\s*version\b(?P<condition>.*)")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _MOST_CHARACTERS: Final = 1 << 22
 
@@ -50,7 +51,9 @@ def read_text(text: str, path: Path) -> tuple[Scenario, ...]:
     if len(text) > _MOST_CHARACTERS:
         raise ScenarioError("too long for a scenario file", path=str(path), line=1)
     found = []
-    title, prose, block, opened, closing = "", [], [], 0, ""
+    title, opened, closing = "", 0, ""
+    prose: list[str] = []
+    block: list[tuple[int, str]] | None = None
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         fence = _FENCE.fullmatch(line)
@@ -102,9 +105,8 @@ def plan_for(scenario: Scenario, release: KernelRelease) -> Plan:
             continue
         try:
             if in_expect and line.is_indented:
-                if not steps:
-                    raise FormatError("expect needs a step before it")
-                check = parse_row(line.text, line.number, group, steps[-1].watch)
+                watch = _watch_before(steps)
+                check = parse_row(line.text, line.number, group, watch)
                 _name_contents(check, resolver)
                 checks.append(check)
                 continue
@@ -112,10 +114,7 @@ def plan_for(scenario: Scenario, release: KernelRelease) -> Plan:
             if in_expect:
                 group += 1
                 continue
-            if line.text.split()[0] == "expect":
-                raise FormatError(
-                    "expect stands alone in its line", hint="its rows follow, indented"
-                )
+            _check_alone(line.text)
             if checks:
                 steps[-1] = replace(steps[-1], checks=(*steps[-1].checks, *checks))
                 checks = []
@@ -141,6 +140,17 @@ def plan_for(scenario: Scenario, release: KernelRelease) -> Plan:
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _watch_before(steps: Sequence[Step]) -> Mapping[str, Mapping[str, Placement]]:
+    if not steps:
+        raise FormatError("expect needs a step before it")
+    return steps[-1].watch
+
+
+def _check_alone(text: str) -> None:
+    if text.split()[0] == "expect":
+        raise FormatError("expect stands alone in its line", hint="its rows follow, indented")
+
+
 def _planned(scenario: Scenario) -> Scenario:
     if not scenario.lines:
         raise ScenarioError("this block has no steps", path=str(scenario.path), line=scenario.line)
@@ -152,7 +162,7 @@ def _lines(block: Sequence[tuple[int, str]], path: Path) -> tuple[Line, ...]:
     found = []
     condition = EVERYWHERE
     for number, text in block:
-        version = _VERSION.fullmatch(text.strip())
+        version = VERSION_LINE.fullmatch(text.strip())
         if version:
             try:
                 condition = Condition.parse(version["condition"])

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from memdesc.errors import FormatError
+from memdesc.scenarios.expectation import WAITS
 from memdesc.scenarios.language import REQUIRED, Kind, Parameter, Result, Verb
-from memdesc.scenarios.outcome import CODES, is_errno
+from memdesc.scenarios.outcome import ANYTHING, CODES, is_errno
 from memdesc.scenarios.places import PAGE, ZERO_TAG, Placement, Places, is_tag, word_of_tag
-from memdesc.scenarios.steps import VERBS, Step
+from memdesc.scenarios.steps import KNOBS, VERBS, Step
 from memdesc.scenarios.usage import usage
 from memdesc.scenarios.words import did_you_mean, is_name, parse_count, parse_span, spread
 
@@ -71,6 +72,8 @@ class Resolver:
         expected = _expected(verb, right.split()) if arrow else None
         arguments = _Arguments(self, verb, process, tokens[1:])
         args = arguments.read()
+        if verb.name == "knob":
+            args["path"] = KNOBS[args["name"]].path
         if expected is None or _succeeds(expected):
             self._apply(verb, process, args, arguments.effects)
         if verb.result is Result.CONTENTS and expected and _succeeds(expected):
@@ -85,7 +88,7 @@ class Resolver:
     def name_contents(self, cells: Iterable[str]) -> None:
         """Make the contents among `cells` known: what holds their words is shown by their names."""
         for cell in cells:
-            if cell != "ok" and is_tag(cell):
+            if cell not in ("ok", ANYTHING) and is_tag(cell):
                 self.tags.setdefault(word_of_tag(cell), cell)
 
     # --- what arguments ask ------------------------------------------------------------------
@@ -439,6 +442,8 @@ def _expected(verb: Verb, words: list[str]) -> tuple[str, ...]:
     if not words:
         raise FormatError("nothing stands behind ->", hint="leave it out where a step must succeed")
     first = words[0]
+    if tuple(words) == WAITS:
+        return WAITS
     if first in CODES:
         if len(words) > 2 or (len(words) == 2 and words[1] not in CODES[first]):
             raise FormatError(
@@ -446,7 +451,7 @@ def _expected(verb: Verb, words: list[str]) -> tuple[str, ...]:
                 hint=did_you_mean(words[1], CODES[first]),
             )
         return tuple(words)
-    if is_errno(first) or first == "ok":
+    if is_errno(first) or first in ("ok", ANYTHING):
         if len(words) > 1:
             raise FormatError(f"nothing can stand behind {first}")
         return (first,)

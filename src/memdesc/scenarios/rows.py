@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from memdesc.errors import FormatError
 from memdesc.kernels.kpageflags import KPF
-from memdesc.scenarios.expectation import AreaCheck, Check, Subject
-from memdesc.scenarios.observation import LETTERS
+from memdesc.scenarios.expectation import GONE, WAITS, AreaCheck, Check, Subject
+from memdesc.scenarios.observation import LETTERS, SMAPS_FIELDS
 from memdesc.scenarios.places import Placement, is_tag
 from memdesc.scenarios.words import Span, did_you_mean, parse_count, parse_span, spread
 
@@ -37,8 +38,24 @@ def parse_row(
 ) -> Check:
     """Read one row. `placed` says what lives and where it lies. Raises FormatError."""
     words = text.split()
+    waits = len(words) > 1 and words[-1] == WAITS[0]
+    check = _row(words[:-1] if waits else words, text, line, group, placed, waits)
+    return replace(check, waits=waits, cells=check.cells or WAITS) if waits else check
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _row(
+    words: list[str],
+    text: str,
+    line: int,
+    group: int,
+    placed: Mapping[str, Mapping[str, Placement]],
+    waits: bool,
+) -> Check:
     if words[0] == "count":
-        return _count(words[1:], text, line, group)
+        return _count(words[1:] + ["0"] * waits, text, line, group)
     process = words[0]
     if process not in placed:
         raise FormatError(
@@ -49,11 +66,11 @@ def parse_row(
     if len(words) < 2:
         raise FormatError("the row says nothing", hint="write it as: p buf page A a . .")
     if words[1] == "vmas":
-        areas = _areas(" ".join(words[2:]), names, process)
+        areas = _areas(" ".join(words[2:]), names, process, waits)
         return Check(line, text, Subject.VMAS, group, process, areas=areas)
     if words[1] == "smaps":
-        return _smaps(words[2:], text, line, group, process, names)
-    return _pages(words[1:], text, line, group, process, names)
+        return _smaps(words[2:], text, line, group, process, names, waits)
+    return _pages(words[1:], text, line, group, process, names, waits)
 
 
 def _count(words: list[str], text: str, line: int, group: int) -> Check:
@@ -73,6 +90,7 @@ def _pages(
     group: int,
     process: str,
     names: Mapping[str, Placement],
+    waits: bool,
 ) -> Check:
     name, first, pages = _placed(parse_span(words[0]), names, process)
     rest = words[1:]
@@ -86,7 +104,9 @@ def _pages(
             f"not something that pages have: {word[:40]!r}", hint=did_you_mean(word, known)
         )
     cells = rest[1:]
-    if subject is Subject.FLAGS:
+    if waits:
+        found = tuple(cells)
+    elif subject is Subject.FLAGS:
         found = _flags(cells)
     else:
         found = _cells(subject, cells, pages)
@@ -145,7 +165,9 @@ def _flags(words: list[str]) -> tuple[str, ...]:
     return tuple(words) if words else ("none",)
 
 
-def _areas(text: str, names: Mapping[str, Placement], process: str) -> tuple[AreaCheck, ...]:
+def _areas(
+    text: str, names: Mapping[str, Placement], process: str, waits: bool
+) -> tuple[AreaCheck, ...]:
     found = []
     for part in text.split(","):
         words = part.split()
@@ -153,17 +175,16 @@ def _areas(text: str, names: Mapping[str, Placement], process: str) -> tuple[Are
             raise FormatError(
                 "an area is written as: buf[0:4] rw", hint="several with commas between them"
             )
-        if len(words) == 1 and words[0] in names:
-            raise FormatError(f"what may be done with {words[0]}?", hint="write `buf rw`")
         span = parse_span(words[0])
         place = _known(names, span.name, process)
         end = place.pages if span.end is None else span.end
-        perms = words[1] if len(words) > 1 else ""
+        perms = words[1] if len(words) > 1 else GONE if waits else ""
         if perms == "none":
             perms = "---"
-        if not perms or not _PERMS.fullmatch(perms):
+        if not perms or not (perms == GONE or _PERMS.fullmatch(perms)):
             raise FormatError(
-                f"not permissions: {perms[:40]!r}", hint="write rw, r, rwx, none, or as rw-s"
+                f"not permissions: {perms[:40]!r}",
+                hint="write rw, r, rwx, none, or as rw-s; gone where there is no area",
             )
         flags = tuple(words[2:])
         wrong = next((flag for flag in flags if not _VMFLAG.fullmatch(flag)), None)
@@ -182,15 +203,21 @@ def _smaps(
     group: int,
     process: str,
     names: Mapping[str, Placement],
+    waits: bool,
 ) -> Check:
     if len(words) < 2:
         raise FormatError("smaps is written as: p smaps buf Rss=8 Anonymous=8")
     name, first, pages = _placed(parse_span(words[0]), names, process)
     fields: dict[str, int] = {}
     for word in words[1:]:
-        found = _FIELD.fullmatch(word)
+        found = _FIELD.fullmatch(f"{word}=0" if waits and "=" not in word else word)
         if found is None:
             raise FormatError(f"not FIELD=kB: {word[:40]!r}", hint="write Rss=8")
+        if found[1] not in SMAPS_FIELDS:
+            raise FormatError(
+                f"not a field of smaps that is observed: {found[1][:40]!r}",
+                hint=did_you_mean(found[1], SMAPS_FIELDS),
+            )
         fields[found[1]] = int(found[2])
     return Check(line, text, Subject.SMAPS, group, process, name, first, pages, fields=fields)
 

@@ -76,6 +76,7 @@ VERBS = ("knob", "ksm", "swap", "sync", "dropcaches")
 _ZRAM_BYTES = 48 << 20
 _SWAP_BYTES = 64 << 20
 _PATIENCE = 20.0
+_MS_NOATIME = 1024
 
 
 class System:
@@ -179,7 +180,7 @@ class System:
                 os.pwrite(disk.fileno(), zlib.decompress(base64.b64decode(data)), offset)
             os.fsync(disk.fileno())
         _write("/sys/block/zram0/queue/read_ahead_kb", DEFAULTS["read_ahead"])
-        _mount(device, "/mnt/e", "ext4", "noatime,commit=900,noinit_itable")
+        _mount(device, "/mnt/e", "ext4", "commit=900,noinit_itable", _MS_NOATIME)
         self.folders["ext4"] = "/mnt/e/"
 
     def _only_guest(self, what: str) -> None:
@@ -225,9 +226,9 @@ class System:
         self._swap = device
 
 
-def _mount(source: str, target: str, kind: str, options: str = "") -> None:
+def _mount(source: str, target: str, kind: str, options: str = "", flags: int = 0) -> None:
     os.makedirs(target, exist_ok=True)
-    calls.call("mount", source.encode(), target.encode(), kind.encode(), 0, options.encode())
+    calls.call("mount", source.encode(), target.encode(), kind.encode(), flags, options.encode())
 
 
 def _make_swap(device: str, pages: int) -> None:

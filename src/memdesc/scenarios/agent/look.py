@@ -9,6 +9,7 @@ only of pages that are present, and reference counts are not to be had.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -64,7 +65,10 @@ class Frames:
         self._flags = os.open("/proc/kpageflags", os.O_RDONLY)
         self._counts = os.open("/proc/kpagecount", os.O_RDONLY)
         self._kcore = _Kcore.open()
-        self.has_refs = self._kcore is not None and self._refs_are_right()
+        self.has_refs = self._kcore is not None and (
+            self._refs_are_right() or (self._kcore.find_vmemmap() and self._refs_are_right())
+        )
+        """Whether reference counts can be seen."""
 
     @property
     def has_content(self) -> bool:
@@ -115,7 +119,6 @@ class Frames:
         page = calls.mmap(PAGE)
         reader, writer = os.pipe()
         try:
-            os.write(writer, b"")
             calls.madvise(page, PAGE, 23)  # MADV_POPULATE_WRITE
             drain(page)
             frame = _own_frame(page)
@@ -261,7 +264,7 @@ class _Kcore:
     def __init__(self, fd: int, segments: list[tuple[int, int, int, int]]) -> None:
         self._fd = fd
         self._segments = segments  # (file offset, virtual address, physical address, bytes)
-        self._vmemmap = self._vmemmap_base()
+        self._vmemmap = 0xFFFF_EA00_0000_0000
 
     @classmethod
     def open(cls) -> _Kcore | None:
@@ -305,14 +308,15 @@ class _Kcore:
                     return data
         return bytes(size)
 
-    def _vmemmap_base(self) -> int:
-        """Where the array begins; the kernel keeps it in a variable when its place is random."""
+    def find_vmemmap(self) -> bool:
+        """Learn where the array of struct pages begins on a kernel that places it at random."""
         with open("/proc/kallsyms") as symbols:
             for line in symbols:
                 if line.endswith(" vmemmap_base\n"):
-                    word = int.from_bytes(self._at(int(line.split()[0], 16), 8), "little")
-                    return word or 0xFFFF_EA00_0000_0000
-        return 0xFFFF_EA00_0000_0000
+                    word = self._at(int(line.split()[0], 16), 8)
+                    self._vmemmap = int.from_bytes(word, "little")
+                    return self._vmemmap != 0
+        return False
 
 
 def _own_frame(address: int) -> int:
@@ -357,8 +361,6 @@ def _scanned_huge(fd: int, mine: Watched) -> list[bool | None]:
     huge: list[bool | None] = [False] * mine.pages
     start, end = mine.address, mine.address + mine.pages * PAGE
     regions = bytearray(24 * room)
-    import ctypes
-
     place = ctypes.addressof(ctypes.c_char.from_buffer(regions))
     while start < end:
         argument = bytearray(

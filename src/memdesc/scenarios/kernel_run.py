@@ -1,0 +1,323 @@
+"""A scenario on a real kernel: in a guest, or on this machine.
+
+The whole scenario runs in one go: `start` sends all steps to the program in `agent`, which does
+them and looks after each; `do` and `see` then tell what came of one step after the other.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.util
+import json
+import os
+import py_compile
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from memdesc.errors import MemdescError, VmError
+from memdesc.kernels.release import KernelRelease
+from memdesc.scenarios.observation import RawPage, RawVma, Seen
+from memdesc.scenarios.outcome import Outcome
+from memdesc.scenarios.places import FIRST_SLOT
+from memdesc.scenarios.scenario import Plan
+from memdesc.scenarios.steps import Step
+from memdesc.vm.guest import Guest
+from memdesc.vm.host import run_tool
+
+__all__ = [
+    "AGENT_FOLDER",
+    "BrokenRunError",
+    "HereRunner",
+    "KernelRunner",
+    "Played",
+    "SkippedError",
+    "VmRunner",
+    "agent_files",
+    "guest_program",
+    "played_of",
+    "request_of",
+]
+
+AGENT_FOLDER: Final = Path(__file__).with_name("agent")
+
+_ARENA: Final = (FIRST_SLOT, FIRST_SLOT + (1 << 44))
+_GUEST_FOLDER = "/run/scenario"
+_STATE = "scenarios"
+_SECONDS = 120.0
+
+_EXT4_BYTES = 16 << 20
+_EXT4_BLOCK = 4096
+_EXT4_IDENTITY = "6d656d64-6573-4063-8000-000000000002"
+
+
+class SkippedError(MemdescError):
+    """This machine cannot or must not do a step; `line` says which."""
+
+    def __init__(self, message: str, *, line: int | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.line = line
+
+
+class BrokenRunError(VmError):
+    """The program that does the steps failed at one; `line` says which."""
+
+    def __init__(self, message: str, *, line: int | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.line = line
+
+
+class KernelRunner:
+    """Plays a scenario on a machine when it starts, and tells of each step when it is asked.
+
+    A `Runner` (`scenarios.run`).
+    """
+
+    def __init__(self, release: KernelRelease) -> None:
+        self._release = release
+        self._played = Played((), None)
+        self._order: dict[int, int] = {}
+
+    @property
+    def release(self) -> KernelRelease:
+        """Whose rules hold there."""
+        return self._release
+
+    def start(self, plan: Plan, release: KernelRelease) -> None:
+        """Do all steps. Raises SkippedError, VmError."""
+        self._order = {step.line: at for at, step in enumerate(plan.steps)}
+        self._played = played_of(self.play(request_of(plan)))
+
+    def do(self, step: Step) -> Outcome:
+        """How a step ended. Raises BrokenRunError where the run came no further."""
+        return self._found(step)[0]
+
+    def see(self, step: Step) -> Seen:
+        """Everything seen after a step."""
+        return self._found(step)[1]
+
+    def rules(self) -> list[str]:
+        """A kernel does not say why."""
+        return []
+
+    def end(self) -> None:
+        """Nothing of a scenario is left after `start`."""
+
+    def play(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let the agent do what `request_of` made; its answer."""
+        raise NotImplementedError
+
+    def _found(self, step: Step) -> tuple[Outcome, Seen]:
+        at = self._order[step.line]
+        if at >= len(self._played.steps):
+            assert self._played.error is not None
+            raise self._played.error
+        return self._played.steps[at]
+
+
+class VmRunner(KernelRunner):
+    """Real kernels in a guest, which is booted once and goes back to its state for each scenario.
+
+    A context manager. `guest` may be one that runs already and whose state may be thrown away.
+    """
+
+    def __init__(self, series: str, *, guest: Guest | None = None) -> None:
+        super().__init__(KernelRelease.parse(series))
+        self.series = series
+        self._own = guest is None
+        self._guest = guest or Guest(series)
+        self._ready = False
+
+    def __enter__(self) -> VmRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the guest, if it was booted here."""
+        if self._own and self._ready:
+            self._guest.end()
+        self._ready = False
+
+    def play(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Go back to the state of the guest's beginning, and play."""
+        guest = self._guest
+        if not self._ready:
+            if self._own:
+                guest.__enter__()
+            for path, content in agent_files().items():
+                guest.push(content, path)
+            guest.savevm(_STATE)
+            self._ready = True
+        else:
+            guest.loadvm(_STATE)
+        guest.push(json.dumps(request).encode(), f"{_GUEST_FOLDER}/request.json")
+        value: dict[str, Any] = guest.run(guest_program(), seconds=_SECONDS).value
+        return value
+
+
+class HereRunner(KernelRunner):
+    """This machine's own kernel, as root; nothing is changed but the scenario's own processes.
+
+    Raises SkippedError where this user may not see what is compared, or a step changes the
+    system.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(KernelRelease.parse(os.uname().release))
+
+    def play(self, request: dict[str, Any]) -> dict[str, Any]:
+        if os.geteuid() != 0:
+            raise SkippedError(
+                "scenarios on this machine need root, to read frame numbers and flags",
+                line=None,
+                hint="run it with sudo, or in a guest: --on vm:6.12",
+            )
+        command = [sys.executable, "-s", "-m", AGENT_FOLDER.name]
+        with tempfile.TemporaryDirectory(prefix="memdesc-scenario-") as folder:
+            # Beside the processes' own memory nothing of this machine is written.
+            done = subprocess.run(  # noqa: S603 - our own program
+                command,
+                input=json.dumps(request),
+                capture_output=True,
+                text=True,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(AGENT_FOLDER.parent)},
+                timeout=_SECONDS,
+                check=False,
+            )
+        if done.returncode or not done.stdout:
+            raise BrokenRunError(
+                f"the program that does the steps ended with {done.returncode}",
+                line=None,
+                hint=done.stderr.strip()[-2000:],
+            )
+        value: dict[str, Any] = json.loads(done.stdout)
+        return value
+
+
+def request_of(plan: Plan) -> dict[str, Any]:
+    """What the agent is sent for a plan."""
+    steps = [step.as_json() for step in plan.steps]
+    request: dict[str, Any] = {
+        "steps": steps,
+        "counters": list(plan.counters),
+        "arena": list(_ARENA),
+    }
+    if '"where": "ext4"' in json.dumps(steps):
+        request["ext4"] = _ext4_image()
+    return request
+
+
+@dataclass(frozen=True)
+class Played:
+    """What an agent answered."""
+
+    steps: tuple[tuple[Outcome, Seen], ...]
+    """As far as it came."""
+    error: BrokenRunError | None
+    """Why it came no further."""
+
+
+def played_of(answer: Mapping[str, Any]) -> Played:
+    """Read an agent's answer. Raises SkippedError where it refused a step."""
+    line = answer.get("line")
+    if "refused" in answer:
+        raise SkippedError(f"skipped: {answer['refused']}", line=line)
+    error = None
+    if "broken" in answer:
+        text = str(answer["broken"]).strip()
+        hint = text if "\n" in text else ""
+        error = BrokenRunError(f"line {line}: {text.splitlines()[-1]}", line=line, hint=hint)
+    found = []
+    pages: dict[tuple[str, str], list[RawPage]] = {}
+    areas: dict[str, list[RawVma]] = {}
+    for step in answer["steps"]:
+        for process, names in step["pages"].items():
+            for name, rows in names.items():
+                if rows is not None:
+                    pages[process, name] = [RawPage(*row) for row in rows]
+        for process, parts in step["vmas"].items():
+            if parts["vmas"] is not None:
+                areas[process] = [_area_of(vma) for vma in parts["vmas"]]
+        seen = Seen(
+            {p: {n: pages[p, n] for n in names} for p, names in step["pages"].items()},
+            {process: areas[process] for process in step["vmas"]},
+            step["counters"],
+        )
+        found.append((Outcome.of_json(step["outcome"]), seen))
+    return Played(tuple(found), error)
+
+
+@functools.cache
+def agent_files() -> dict[str, bytes]:
+    """The agent's modules by the path that they have in a guest.
+
+    They come compiled, because a guest has the same Python and takes half a second for it.
+    """
+    files: dict[str, bytes] = {}
+    for source in sorted(AGENT_FOLDER.glob("*.py")):
+        path = f"{_GUEST_FOLDER}/{AGENT_FOLDER.name}/{source.name}"
+        with tempfile.TemporaryDirectory(prefix="memdesc-agent-") as folder:
+            compiled = py_compile.compile(
+                str(source),
+                cfile=str(Path(folder) / "module.pyc"),
+                dfile=path,
+                doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+            assert compiled is not None
+            files[importlib.util.cache_from_source(path)] = Path(compiled).read_bytes()
+        files[path] = source.read_bytes()
+    return files
+
+
+def guest_program() -> str:
+    """What a guest runs to play the request that was pushed to it."""
+    return (
+        "import json, sys\n"
+        f"sys.path.insert(0, {_GUEST_FOLDER!r})\n"
+        f"from {AGENT_FOLDER.name}.controller import play\n"
+        f"with open({_GUEST_FOLDER!r} + '/request.json') as file:\n"
+        "    request = json.load(file)\n"
+        "result = play(request)\n"
+    )
+
+
+def _area_of(vma: Mapping[str, Any]) -> RawVma:
+    return RawVma(
+        vma["start"],
+        vma["end"],
+        vma["perms"],
+        vma["offset"],
+        vma["path"],
+        tuple(vma["flags"]),
+        vma["sizes"],
+    )
+
+
+@functools.cache
+def _ext4_image() -> dict[str, Any]:
+    """A small, empty ext4 with blocks of a page: its size, and what is not zero in it."""
+    options = f"hash_seed={_EXT4_IDENTITY},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
+    words = ["-q", "-F", "-b", str(_EXT4_BLOCK), "-N", "128", "-m", "0", "-U", _EXT4_IDENTITY]
+    with tempfile.TemporaryDirectory(prefix="memdesc-ext4-") as folder:
+        image = Path(folder) / "image"
+        with image.open("wb") as file:
+            file.truncate(_EXT4_BYTES)
+        run_tool(["mkfs.ext4", *words, "-E", options, str(image)])
+        data = image.read_bytes()
+    piece = 1 << 16
+    pieces = []
+    for offset in range(0, len(data), piece):
+        part = data[offset : offset + piece]
+        if part.strip(b"\0"):
+            pieces.append([offset, base64.b64encode(zlib.compress(part)).decode()])
+    return {"bytes": _EXT4_BYTES, "pieces": pieces}
