@@ -79,7 +79,7 @@ def test_a_kernel_without_a_cell_is_a_dash_on_the_page() -> None:
     table = page[page.index("## Moves") :].splitlines()[4:8]
     assert table == [
         "| Asked to | Facts from | 6.1 | 6.12 | 7.2 |",
-        "|---|---|---|---|---|",
+        "| --- | --- | --- | --- | --- |",
         "| compact | live:proc | 1 frames | - | 2 frames |",
         "| offline | vmcore | - | 3 frames | 4 frames |",
     ]

@@ -17,11 +17,12 @@ from memdesc.checks.fragment import read_trace
 from memdesc.checks.fragment_blocks import compare, recorded_blocks
 from memdesc.checks.moves import Claim, answer_for_block, claim_of, judge, main, run_kernel
 from memdesc.checks.moves_group import moves_group
-from memdesc.checks.moves_page import tables, with_tables
+from memdesc.checks.moves_page import PROGRAM, tables
 from memdesc.checks.moves_record import MovesRun, Program, read_moves, recorded_moves, write_moves
 from memdesc.errors import FormatError
 from memdesc.types import MemoryType
 from memdesc.vm.workload.fragment import PROGRAMS
+from memdesc.written import with_generated
 
 RUNS = recorded_moves()
 PAGE = Path(__file__).parents[2] / "docs/moves-checked.md"
@@ -114,7 +115,7 @@ def test_pages_kept_their_content(run: MovesRun) -> None:
 
 def test_the_documentation_shows_these_records() -> None:
     page = PAGE.read_text()
-    assert with_tables(page, tables(RUNS, recorded_blocks())) == page
+    assert with_generated(page, tables(RUNS, recorded_blocks()), PROGRAM) == page
 
 
 # --- the judge itself --------------------------------------------------------------------

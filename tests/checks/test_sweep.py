@@ -18,7 +18,7 @@ from guests import kernel_or_skip
 from memdesc.checks.observed import observed, observed_on, swept_series
 from memdesc.checks.sweep import Tell, run_sweep
 from memdesc.checks.sweep_judge import FROM, Grade, Judged, Score, judge, score
-from memdesc.checks.sweep_page import tables, with_tables
+from memdesc.checks.sweep_page import PROGRAM, tables
 from memdesc.checks.sweep_rows import (
     HOWS,
     Frame,
@@ -35,6 +35,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.types import MemoryType, TypeSet
 from memdesc.vm.kernels import Kernel
 from memdesc.vm.qemu import Machine
+from memdesc.written import with_generated
 
 SERIES = ("6.1", "6.12", "7.2")
 """Kernels whose sweep is recorded."""
@@ -88,7 +89,7 @@ def test_proc_is_never_wrong_and_names_one_outcome_for_70_in_100(series: str, ho
 
 def test_the_page_shows_these_numbers() -> None:
     page = PAGE.read_text()
-    assert page == with_tables(page, tables(recorded_sweeps()))
+    assert page == with_generated(page, tables(recorded_sweeps()), PROGRAM)
 
 
 # --- what the kernels showed --------------------------------------------------------------

@@ -26,6 +26,7 @@ from memdesc.map.extents import MemoryMap
 from memdesc.map.facts import FactTable
 from memdesc.map.machine import Counters, Machine
 from memdesc.rules.procedure import RULES
+from memdesc.written import read_json, write_text
 
 __all__ = [
     "FOLDER",
@@ -144,16 +145,12 @@ def fragmented_of(moment: Moment) -> Fragmented:
 
 def write_blocks(run: BlocksRun, path: Path) -> None:
     """Write a record."""
-    path.write_text(json.dumps(run.to_json(), indent=1) + "\n")
+    write_text(path, json.dumps(run.to_json(), indent=1) + "\n")
 
 
 def read_blocks(path: Path) -> BlocksRun:
     """Read a record. Raises FormatError, CaptureError, OSError."""
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
-    return BlocksRun.from_json(value, path=str(path))
+    return BlocksRun.from_json(read_json(path), path=str(path))
 
 
 def recorded_blocks(folder: Path = FOLDER) -> list[BlocksRun]:

@@ -25,6 +25,7 @@ from memdesc.map.compound import compounds_of
 from memdesc.map.extents import MemoryMap
 from memdesc.rules.subject import Knowledge, Subject
 from memdesc.types import TypeSet
+from memdesc.written import read_json, write_text
 
 __all__ = [
     "FOLDER",
@@ -198,16 +199,12 @@ class MovesRun:
 def write_moves(run: MovesRun, path: Path) -> None:
     """Write a record, one kind of frame per line."""
     text = json.dumps(run.to_json(), separators=(",", ":"))
-    path.write_text(text.replace('],["', '],\n["').replace('{"name"', '\n{"name"') + "\n")
+    write_text(path, text.replace('],["', '],\n["').replace('{"name"', '\n{"name"') + "\n")
 
 
 def read_moves(path: Path) -> MovesRun:
     """Read a record. Raises FormatError, OSError."""
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
-    return MovesRun.from_json(value, path=str(path))
+    return MovesRun.from_json(read_json(path), path=str(path))
 
 
 def recorded_moves(folder: Path = FOLDER) -> list[MovesRun]:

@@ -16,6 +16,7 @@ from memdesc.checks.moves_group import blocks_group, moves_group
 from memdesc.checks.runs import FOLDER, Cell, Run, Walk
 from memdesc.checks.sweep_group import failure_group
 from memdesc.types import MemoryType, TypeSet
+from memdesc.written import table
 
 __all__ = [
     "GROUPS",
@@ -408,10 +409,7 @@ def _by_kernel(
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
+    yield table(head, rows)
     yield ""
 
 

@@ -19,6 +19,7 @@ from memdesc.checks.planted import PlantedScore
 from memdesc.checks.score import Outcome, TypeScore
 from memdesc.errors import FormatError
 from memdesc.types import TypeSet
+from memdesc.written import read_json, write_text
 
 __all__ = [
     "FOLDER",
@@ -273,20 +274,14 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read a run file. Raises FormatError, and OSError where it cannot be read."""
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise FormatError(f"{path} is no JSON: {error}") from None
-    return Run.from_json(value, path=str(path))
+    return Run.from_json(read_json(path), path=str(path))
 
 
 def write_run(run: Run, folder: Path) -> Path:
     """Write `SERIES.json` into `folder`, one row a line; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.series}.json"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(_lines(run.to_json()))
-    partial.replace(path)
+    write_text(path, _lines(run.to_json()))
     return path
 
 
