@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "capture": "record this machine's map in a directory of plain tables",
     "report": "one self-contained HTML file: the ledger, the memory as a picture, the owners",
     "model": "the page allocator as a model: replay a real trace",
+    "scenario": "steps of processes on memory, that the model and real kernels must agree on",
     "vm": "boot a real kernel in a virtual machine: run a program, dump it, record it",
     "matrix": "what has been checked, on which kernels, by which source",
     "doctor": "what is readable here, what is not, and how to get it",

@@ -75,7 +75,7 @@ _EXTRAS = {
 }
 
 
-_PLANNED = (*("serve", "watch", "scenario", "thread"),)
+_PLANNED = (*("serve", "watch", "thread"),)
 
 
 def _command(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -99,6 +99,7 @@ ALLOCATED: Final[Mapping[MemoryType, GFP]] = MappingProxyType(
             (
                 *(_T.PAGE_TABLE, _T.LARGE_KMALLOC, _T.VMALLOC, _T.KERNEL_STACK, _T.PERCPU),
                 *(_T.DRIVER, _T.DRIVER_MAPPED, _T.EXACT_ALLOC, _T.RAM_DISK, _T.ACCOUNTED),
+                _T.HUGE_ZERO,
             ),
             GFP.KERNEL,
         ),
@@ -192,6 +193,16 @@ class DescribedMachine:
             raise QuestionError(f"references to {pfn:#x} are held", hint="put them first")
         if result < 0:
             raise QuestionError(f"no allocation begins at frame {pfn:#x}")
+
+    def split(self, pfn: int, new_order: int = 0, *, cpu: int = 0) -> bool:
+        """Make an allocation several of 2^new_order frames, each described by itself.
+
+        False, and nothing changed, without memory for the descriptors. Raises QuestionError where
+        no larger allocation begins, and while references beside its own are held.
+        """
+        from memdesc.model.split import split
+
+        return split(self, pfn, new_order, cpu=cpu)
 
     def get(self, pfn: int, *, cpu: int = 0) -> int | None:
         """Look a frame up and take a reference to what describes it (5.6 of the plan's rules).

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from memdesc.errors import MemdescError, VmError
+from memdesc.errors import VmError
 from memdesc.kernels.release import KernelRelease
 from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.places import FIRST_SLOT
 from memdesc.scenarios.scenario import Plan
+from memdesc.scenarios.skipped import SkippedError
 from memdesc.scenarios.steps import Step
 from memdesc.vm.guest import Guest
 from memdesc.vm.host import run_tool
@@ -55,14 +56,6 @@ _SECONDS = 120.0
 _EXT4_BYTES = 16 << 20
 _EXT4_BLOCK = 4096
 _EXT4_IDENTITY = "6d656d64-6573-4063-8000-000000000002"
-
-
-class SkippedError(MemdescError):
-    """This machine cannot or must not do a step; `line` says which."""
-
-    def __init__(self, message: str, *, line: int | None, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.line = line
 
 
 class BrokenRunError(VmError):

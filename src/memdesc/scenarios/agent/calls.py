@@ -44,7 +44,7 @@ NUMBERS = {
     "read": 0, "write": 1, "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13,
     "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
     "fsync": 74, "fdatasync": 75, "ftruncate": 77, "sigaltstack": 131, "mlock": 149,
-    "munlock": 150, "mlockall": 151, "munlockall": 152, "prctl": 157, "mount": 165,
+    "munlock": 150, "mlockall": 151, "munlockall": 152, "ptrace": 101, "prctl": 157, "mount": 165,
     "swapon": 167, "swapoff": 168, "remap_file_pages": 216, "fadvise64": 221, "mbind": 237,
     "splice": 275, "sync_file_range": 277, "vmsplice": 278, "move_pages": 279, "fallocate": 285,
     "process_vm_readv": 310, "process_vm_writev": 311, "userfaultfd": 323, "mlock2": 325,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import contextmanager
 from fcntl import fcntl
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from .access import PAGE, Fault
 from .verbs import RefusedError, SignalledError, inside_guest, span, verb, words_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .process import Process
 
 __all__ = ["ADVICE", "PROTECTIONS"]
@@ -39,6 +42,7 @@ _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _PRCTL = {"thp_disable": 41, "memory_merge": 67}
 _PR_SET_VMA = 0x53564D41
 _F_SETPIPE_SZ = 1031
+_PTRACE_ATTACH, _PTRACE_DETACH, _WALL = 16, 17, 0x40000000
 
 
 @verb("map")
@@ -227,21 +231,15 @@ def poke(process: Process, args: dict[str, Any]) -> int:
 @verb("ptrace_read")
 def ptrace_read(process: Process, args: dict[str, Any]) -> list[int]:
     address, length = span(args["range"])
-    fd = os.open(f"/proc/{process.pids[args['other']]}/mem", os.O_RDONLY)
-    try:
+    with _debugged(process.pids[args["other"]]) as fd:
         return first_words(os.pread(fd, length, address))
-    finally:
-        os.close(fd)
 
 
 @verb("ptrace_write")
 def ptrace_write(process: Process, args: dict[str, Any]) -> int:
     address, length = span(args["range"])
-    fd = os.open(f"/proc/{process.pids[args['other']]}/mem", os.O_RDWR)
-    try:
+    with _debugged(process.pids[args["other"]]) as fd:
         return os.pwrite(fd, content_bytes(args["content"], length // PAGE), address)
-    finally:
-        os.close(fd)
 
 
 # --- helpers -------------------------------------------------------------------------------------
@@ -264,3 +262,22 @@ def _pipe(length: int) -> tuple[int, int]:
     reader, writer = os.pipe()
     fcntl(writer, _F_SETPIPE_SZ, max(length, PAGE))
     return reader, writer
+
+
+@contextmanager
+def _debugged(pid: int) -> Iterator[int]:
+    """/proc/PID/mem of a process that stands still under ptrace.
+
+    Kernels may give the right to write past protections (FOLL_FORCE) to its debugger alone:
+    `fs/proc/base.c:proc_mem_foll_force`, CONFIG_PROC_MEM_FORCE_PTRACE.
+    """
+    calls.call("ptrace", _PTRACE_ATTACH, pid, 0, 0)
+    try:
+        os.waitpid(pid, _WALL)
+        fd = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        calls.call("ptrace", _PTRACE_DETACH, pid, 0, 0)

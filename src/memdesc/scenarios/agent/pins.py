@@ -65,10 +65,13 @@ def splice(process: Process, args: dict[str, Any]) -> None:
 
 @verb("pipe_read")
 def pipe_read(process: Process, args: dict[str, Any]) -> list[int]:
-    pin = process.pins[args["pin"]]
-    assert pin.pipe is not None, "these references are held by no pipe"
-    os.set_blocking(pin.pipe[0], False)
-    return first_words(os.read(pin.pipe[0], pin.length))
+    held = process.pins.pop(args["pin"])
+    assert held.pipe is not None, "these references are held by no pipe"
+    try:
+        os.set_blocking(held.pipe[0], False)
+        return first_words(os.read(held.pipe[0], held.length))
+    finally:
+        held.close()
 
 
 @verb("pin")
