@@ -35,6 +35,7 @@ CALLS: list[list[str]] = [
     ["doctor", "--flags"],
     ["capture", "--verify", "CAPTURE"],
     ["model", "replay", "TRACE"],
+    ["scenario", "list", "SCENARIOS"],
     ["vm", "list"],
     ["matrix"],
     ["matrix", "--kernel", "6.12", "--source", "vmcore"],
@@ -47,20 +48,21 @@ def test_the_envelope(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
 
     bundled = str(Path(memdesc.__file__).parent / "captures" / "debian-7.2")
     trace = str(Path(__file__).parent.parent / "data" / "traces" / "7.2-steps.npz")
-    places = {"CAPTURE": bundled, "TRACE": trace}
+    page = str(Path(__file__).parents[2] / "docs/scenarios.md")
+    places = {"CAPTURE": bundled, "TRACE": trace, "SCENARIOS": page}
     given = [places.get(word, word) for word in words]
-    takes_source = words[0] not in ("diff", "doctor", "model", "vm", "matrix")
+    takes_source = words[0] not in ("diff", "doctor", "model", "scenario", "vm", "matrix")
     main([*given, "--json", *(["--source", SOURCE] if takes_source else [])])
     value = json.loads(capsys.readouterr().out)
     assert list(value)[:3] == ["schema", "kernel", "source"]
     assert value["schema"].startswith("memdesc-")
     assert value["kernel"] is None or value["kernel"][0].isdecimal()
     named = {"doctor": "live", "vm": "vm", "matrix": "checks"}
-    named |= {"diff": given[-1], "capture": given[-1], "model": given[-1]}
+    named |= {"diff": given[-1], "capture": given[-1], "model": given[-1], "scenario": given[-1]}
     assert value["source"] == named.get(words[0], SOURCE)
     assert isinstance(value["notes"], list)
     assert ("rows" in value) == (words[0] not in WITHOUT_ROWS)
-    if words[0] not in ("doctor", "capture", "vm", "matrix"):
+    if words[0] not in ("doctor", "capture", "scenario", "vm", "matrix"):
         assert value["kernel"].startswith("7.2")
     for row in value.get("rows", []):
         assert "schema" not in row

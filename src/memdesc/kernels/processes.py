@@ -48,6 +48,34 @@ class ProcessRules:
     small_folios_only_reuse: bool
     """`mm/memory.c:wp_can_reuse_anon_folio @6.12`: folio_test_large is refused."""
 
+    huge_zero_becomes_huge: bool
+    """A write to the huge zero page gets a huge page: `mm/huge_memory.c:do_huge_zero_wp_pmd`, since
+    6.13; before, the PMD is split and one small page is copied."""
+
+    large_anon_folios: bool
+    """Faults can be resolved by folios below PMD size: `mm/memory.c:alloc_anon_folio`, since 6.8."""
+
+    knows_who_maps_large: bool
+    """CONFIG_MM_ID: a large folio knows whether two processes map it:
+    `include/linux/mm.h:folio_maybe_mapped_shared`, since 6.15."""
+
+    madvise_keeps_whole_folios: bool
+    """MADV_FREE and MADV_COLD of all of a large folio leave it whole where it is mapped by entries:
+    `mm/madvise.c:madvise_folio_pte_batch`, since 6.10."""
+
+    pagemap_asks_each_page: bool
+    """pagemap's bit 56 of a page that a PMD maps is its own, not that of the PMD's first page:
+    `fs/proc/task_mmu.c:pagemap_pmd_range @6.12`; @6.1 and @7.2 it is the first page's."""
+
+    split_drops_zero_pages: bool
+    """A page of zeroes becomes the shared zero page when its folio is split, and folios of which
+    little is used are split under pressure: `mm/migrate.c:try_to_map_unused_to_zeropage`,
+    `mm/huge_memory.c:thp_underused`, since 6.12."""
+
+    collapse_wants_writable: bool
+    """A collapse fails where no entry is writable: `mm/khugepaged.c:hpage_collapse_scan_pmd`, until
+    6.18 or so."""
+
     frees_empty_tables: bool
     """CONFIG_PT_RECLAIM: MADV_DONTNEED of whole 2 MiB frees the table. `mm/pt_reclaim.c @7.2`."""
 
@@ -62,6 +90,32 @@ class ProcessRules:
     """Long-term read pins copy page-cache pages of private mappings first: `gup_must_unshare`,
     since 6.2."""
 
+    refuses_longterm_file_writes: bool
+    """Long-term pins for writing on shared mappings of file systems that track writes are EFAULT:
+    `mm/gup.c:writable_file_mapping_allowed`, since 6.5; before, io_uring itself refuses every file
+    that is not in memory only."""
+
+    gup_grows_stack: bool
+    """get_user_pages below a stack lets it grow: `find_extend_vma`, until 6.4."""
+
+    forced_hugetlb_writes: bool
+    """FOLL_FORCE may write to private hugetlb memory: `mm/gup.c:check_vma_flags @7.2`."""
+
+    direct_io_pins: bool
+    """O_DIRECT takes FOLL_PIN: `lib/iov_iter.c:iov_iter_extract_pages`, since 6.4; before,
+    FOLL_GET."""
+
+    fixed_buffers_pinned_fast: bool
+    """io_uring pins by pin_user_pages_fast: `io_uring/memmap.c:io_pin_pages`, since 6.5."""
+
+    fixed_buffer_pins_per_only_folio: bool
+    """Of a fixed buffer that lies in one large folio a single pin stays:
+    `io_uring/rsrc.c:io_sqe_buffer_register`, since 6.4."""
+
+    fixed_buffer_pins_per_folio: bool
+    """Of each large folio of a fixed buffer a single pin stays: `io_uring/rsrc.c:
+    io_coalesce_buffer`, since 6.12."""
+
     sticky_soft_dirty: bool
     """VM_SOFTDIRTY survives merges: `mm/vma.c:VM_STICKY @7.2`."""
 
@@ -69,14 +123,99 @@ class ProcessRules:
     """A range without anon_vma absorbs a faulted one, and the other way round:
     `mm/vma.c:is_mergeable_anon_vma @7.2`."""
 
+    hugetlb_cache_counts_pages: bool
+    """The page cache holds a reference per 4 KiB of a hugetlb page: `mm/filemap.c:
+    __filemap_add_folio`, since 6.7; one per huge page before."""
+
+    hugetlb_restores_reserve: bool
+    """A private page that its owner unmaps is reserved again: `mm/hugetlb.c:
+    __unmap_hugepage_range`, since 6.8."""
+
     smaps_shows_ksm: bool
     """smaps has a line KSM: since 6.6."""
 
     device_private: bool
     """CONFIG_DEVICE_PRIVATE in Debian's build: it moves the numbers of swap types."""
 
+    smaps_names_lock_on_fault: bool
+    """VmFlags of smaps has "lf" for VM_LOCKONFAULT; 6.1 writes "??" for a flag without a name
+    (`fs/proc/task_mmu.c:show_smap_vma_flags`)."""
+
+    lru_gen_marks: int
+    """What the multi-generational LRU does to REFERENCED: 1 nothing (6.1); 2: a folio loses it on its
+    list (`include/linux/mm_inline.h:lru_gen_add_folio @6.12`); 3: a folio that a fault brings has
+    it (`mm/swap.c:folio_add_lru @7.2`). The values of `mm.frames.C_LRU_GEN`."""
+
+    mlock_of_mapped_large: bool
+    """Large folios that are mapped by entries are locked, if they lie inside the area:
+    `mm/mlock.c:allow_mlock_munlock`, since 6.7; before, `mlock_pte_range` leaves them out."""
+
+    memory_merge: bool
+    """PR_SET_MEMORY_MERGE: since 6.4."""
+
     close_forbids_merge: bool
     """A neighbour with a `close` operation never merges: `mm/mmap.c:is_mergeable_vma @6.1`."""
+
+    droppable: bool
+    """MAP_DROPPABLE: since 6.11."""
+
+    names_shared_memory: bool
+    """PR_SET_VMA_ANON_NAME takes shared anonymous memory too: since 6.2."""
+
+    mprotect_unaccounts: bool
+    """A private area that no page was ever written in gives its reservation back when it becomes
+    read-only: `mm/mprotect.c:mprotect_fixup`, since 6.6."""
+
+    mremap_several_areas: bool
+    """A pure move takes all areas of a range, and nothing is unmapped at the new place before the
+    arguments were checked: `mm/mremap.c:remap_move`, since 6.17."""
+
+    mremap_realigns: bool
+    """A move that begins behind a table's first page may take the table whole:
+    `mm/mremap.c:try_realign_addr`, since 6.7."""
+
+    secretmem_by_default: bool
+    """memfd_secret(2) works without `secretmem.enable=1`: `mm/secretmem.c`, since 6.5."""
+
+    cachestat: bool
+    """cachestat(2): since 6.5."""
+
+    swapin_skips_cache: bool
+    """A slot of fast swap that one entry names is read past the swap cache:
+    `mm/memory.c:do_swap_page`, until the swap table of 7.0."""
+
+    swapin_frees_cache: bool
+    """A page from fast swap leaves the swap cache as soon as no entry names its slot, after it was
+    mapped: `mm/memory.c:do_swap_page, should_try_to_free_swap @7.2`."""
+
+    held_lazyfree_is_kept: bool
+    """A page that MADV_FREE gave up and somebody holds counts as written when reclaim finds it:
+    `mm/rmap.c:try_to_unmap_one`, until 6.14."""
+
+    swapin_maps_writable: bool
+    """An exclusive page is mapped writable by a read fault too: `do_swap_page`, since 6.11."""
+
+    ksm_checksum_first: bool
+    """A page must be unchanged for a pass before the stable tree is searched:
+    `mm/ksm.c:cmp_and_merge_page`, since 6.11."""
+
+    ksm_unshares: bool
+    """KSM is broken by FAULT_FLAG_UNSHARE, which leaves entries clean: `mm/ksm.c:break_ksm`,
+    since 6.2; before by a write."""
+
+    ksm_marks_zero_pages: bool
+    """Entries that KSM made the zero page are dirty, counted and undone: since 6.6."""
+
+    ksm_smart_scan: bool
+    """Pages that did not merge are skipped for some passes: since 6.7."""
+
+    ext4_large_folios: bool
+    """Regular files of ext4 have large folios: `fs/ext4/inode.c:ext4_set_inode_mapping_order`,
+    since 6.16."""
+
+    faults_map_whole_folios: bool
+    """A fault maps all pages of a large folio of a file: `mm/memory.c:finish_fault @7.2`; @6.12
+    only of anonymous shared memory."""
 
 
 def process_rules(release: KernelRelease) -> ProcessRules:
@@ -91,13 +230,50 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         copies_last_of_large=version >= (6, 15),
         large_folio_reuse=version >= (6, 15),
         small_folios_only_reuse=(6, 9) <= version < (6, 15),
+        huge_zero_becomes_huge=version >= (6, 13),
+        large_anon_folios=version >= (6, 8),
+        knows_who_maps_large=version >= (6, 15),
+        madvise_keeps_whole_folios=version >= (6, 10),
+        pagemap_asks_each_page=(6, 11) <= version < (6, 15),
+        split_drops_zero_pages=version >= (6, 12),
+        collapse_wants_writable=version < (6, 18),
         frees_empty_tables=version >= (6, 14),
         guard_regions=version >= (6, 13),
         mprotect_wants_dirty=version < (6, 2),
         unshares_cache_pages=version >= (6, 2),
+        refuses_longterm_file_writes=version >= (6, 5),
+        gup_grows_stack=version < (6, 5),
+        forced_hugetlb_writes=version >= (7, 0),
+        direct_io_pins=version >= (6, 4),
+        fixed_buffers_pinned_fast=version >= (6, 5),
+        fixed_buffer_pins_per_only_folio=version >= (6, 4),
+        fixed_buffer_pins_per_folio=version >= (6, 12),
         sticky_soft_dirty=version >= (6, 19),
         merges_unfaulted_neighbours=version >= (6, 16),
+        hugetlb_cache_counts_pages=version >= (6, 7),
+        hugetlb_restores_reserve=version >= (6, 8),
         smaps_shows_ksm=version >= (6, 6),
         device_private=version >= (6, 18),
+        smaps_names_lock_on_fault=version >= (6, 2),
+        lru_gen_marks=1 if version < (6, 2) else 2 if version < (6, 14) else 3,
+        mlock_of_mapped_large=version >= (6, 7),
+        memory_merge=version >= (6, 4),
         close_forbids_merge=version < (6, 8),
+        droppable=version >= (6, 11),
+        names_shared_memory=version >= (6, 2),
+        mprotect_unaccounts=version >= (6, 6),
+        mremap_several_areas=version >= (6, 17),
+        mremap_realigns=version >= (6, 7),
+        secretmem_by_default=version >= (6, 5),
+        cachestat=version >= (6, 5),
+        swapin_skips_cache=version < (7, 0),
+        swapin_frees_cache=version >= (7, 0),
+        held_lazyfree_is_kept=version < (6, 15),
+        swapin_maps_writable=version >= (6, 11),
+        ksm_checksum_first=version >= (6, 11),
+        ksm_unshares=version >= (6, 2),
+        ksm_marks_zero_pages=version >= (6, 6),
+        ksm_smart_scan=version >= (6, 7),
+        ext4_large_folios=version >= (6, 16),
+        faults_map_whole_folios=version >= (7, 2),
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from memdesc.mm import entries as e
 from memdesc.mm import loops
 from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.mmap import expand_stack
+from memdesc.mm.new_folio import is_plain, marked_by_area
 from memdesc.mm.process import Mm, OutOfMemory, Signal
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.vma import VM, Vma
@@ -38,7 +40,7 @@ def access(kernel: Kernel, mm: Mm, vpn: int, *, write: bool) -> int:
             if entry & wanted != wanted:
                 touch(kernel, mm, vpn, wanted)
             return e.pfn_of(entry)
-        vma = mm.vmas.find(vpn)
+        vma = mm.vmas.find(vpn) or expand_stack(kernel, mm, vpn)
         if vma is None:
             raise Signal("SIGSEGV", "MAPERR")
         if not vma.flags & (VM.WRITE if write else VM.READ | VM.WRITE | VM.EXEC):
@@ -106,7 +108,7 @@ def do_anonymous_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool
     """mm/memory.c:do_anonymous_page: the zero page for a read, a new folio for a write."""
     table = mm.tables.alloc_pte(vpn)
     if not write:
-        mm.tables.set(vpn, e.present(kernel.zero_pfn, e.SPECIAL | e.ACCESSED | soft_dirty(vma)))
+        mm.tables.set(vpn, e.present(kernel.zero_pfn, e.SPECIAL | e.ACCESSED))
         kernel.say("do_anonymous_page: read, the shared zero page")
         return
     anon_vma = anon_vma_prepare(kernel, mm, vma)
@@ -122,6 +124,7 @@ def do_anonymous_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool
     )  # fmt: skip
     if made != 1:
         raise OutOfMemory
+    marked_by_area(kernel, vma, e.pfn_of(mm.tables.entry(vpn)))
     kernel.say("do_anonymous_page: written, a new zeroed page")
 
 
@@ -134,7 +137,8 @@ def populate(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, con
     from memdesc.mm.huge_memory import wants_large
 
     vpn = vpn_start
-    plain = vma.is_anonymous and not vma.flags & VM.SHARED and vma.flags & VM.WRITE
+    plain = vma.is_anonymous and vma.flags & (VM.WRITE | VM.SHARED) == VM.WRITE
+    plain = plain and is_plain(kernel, vma)
     while vpn < vpn_end:
         end = min(vpn_end, (vpn & ~(TABLE_ENTRIES - 1)) + TABLE_ENTRIES)
         done = 0

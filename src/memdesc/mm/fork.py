@@ -27,9 +27,10 @@ _DROPPED = e.UFFD_WP
 
 def fork(kernel: Kernel, parent: Process, name: str) -> Process:
     """A child of a process. Raises OutOfMemory."""
-    child = Process(name, Mm(kernel), dict(parent.files), parent)
+    child = Process(name, Mm(kernel), dict(parent.files), parent=parent)
     child.mm.has_pinned = False
     child.mm.thp_disabled = parent.mm.thp_disabled
+    child.mm.khugepaged = parent.mm.khugepaged
     for vma in parent.mm.vmas:
         if vma.flags & VM.DONTCOPY:
             continue
@@ -53,7 +54,7 @@ def fork(kernel: Kernel, parent: Process, name: str) -> Process:
 
 def _needs_copy(vma: Vma) -> bool:
     """vma_needs_copy()."""
-    if vma.flags & (VM.PFNMAP | VM.MIXEDMAP | VM.HUGETLB | VM.MAYBE_GUARD):
+    if vma.flags & (VM.PFNMAP | VM.MIXEDMAP | VM.MAYBE_GUARD):
         return True
     return vma.anon_vma is not None
 
@@ -102,7 +103,8 @@ def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: 
             kernel.f.content[copy] = kernel.f.content[pfn]
             kernel.f.maps[copy] = 1
             write = e.RW if twin.flags & VM.WRITE else 0
-            target.tables.set(vpn, e.present(copy, write | e.DIRTY | e.SOFT_DIRTY))
+            bits = e.ACCESSED | write | e.DIRTY | e.SOFT_DIRTY
+            target.tables.set(vpn, e.present(copy, bits))
             kernel.batch(copy, BATCH_ADD)
             kernel.say("copy_present_page: pinned, the child gets a copy at once")
             return

@@ -79,6 +79,7 @@ C_BATCH = 0
 """Folios that fill a batch."""
 C_FRAMES = 1
 C_LRU_GEN = 2
+"""0: classic LRU lists; 1: the multi-generational LRU; or one of the two below."""
 C_ZERO_PFN = 3
 C_HUGE_ZERO_PFN = 4
 C_LIST_COUNT = 8
@@ -87,6 +88,10 @@ C_PIN_BIAS = 16
 
 ANON_NEW: Final = int(KPF.UPTODATE | KPF.ANON | KPF.SWAPBACKED | KPF.OWNER_2)
 """A freshly faulted anonymous folio."""
+LRU_GEN_FORGETS: Final = 2
+"""@6.12: a folio that is put on its list loses REFERENCED."""
+LRU_GEN_REFERENCED: Final = 3
+"""@7.2: a folio that comes by a fault is REFERENCED."""
 PIN_BIAS: Final = 1024
 """GUP_PIN_COUNTING_BIAS."""
 

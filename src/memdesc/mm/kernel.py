@@ -14,6 +14,7 @@ whether all that is counted twice agrees.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.processes import process_rules
 from memdesc.kernels.release import KernelRelease
-from memdesc.mm import loops, lru
+from memdesc.mm import ksm, loops, lru
 from memdesc.mm.frames import (
     BATCHES,
     C_LRU_GEN,
@@ -31,7 +32,11 @@ from memdesc.mm.frames import (
     empty_frames,
     grow_entries,
 )
+from memdesc.mm.mlock_batch import MlockBatch
+from memdesc.mm.hugetlb import HugetlbPool, hugetlb_counters, put_hugetlb, set_pool_size
+from memdesc.mm.ksm import Ksm
 from memdesc.mm.process import Mm, OutOfMemory, Process
+from memdesc.mm.swap import SwapDevice
 from memdesc.model.compiled import array
 from memdesc.model.described import KIND_CODES, DescribedMachine
 from memdesc.model.designs import OVERLAYS, Design
@@ -96,6 +101,14 @@ class Kernel:
         self.processes: dict[str, Process] = {}
         self.mappings: dict[int, Any] = {}
         """What pages name by number: anon_vmas, files (address spaces), KSM's stable nodes."""
+        self.mlock = MlockBatch()
+        self.names: dict[str, Any] = {}
+        """Files by file system and name, as "tmpfs:a"."""
+        self.swap: SwapDevice | None = None
+        self.ksm = Ksm()
+        self.hugetlb = HugetlbPool()
+        self.events: Counter[str] = Counter()
+        """Counters of /proc/vmstat that only rise, by name."""
         self.fired: list[str] = []
         """Rules that were applied, as "do_wp_page: reused, the only reference"."""
         self._last_mapping = 0
@@ -165,7 +178,10 @@ class Kernel:
 
     def put(self, pfn: int, count: int = 1) -> None:
         """folio_put_refs(): the last reference frees the folio."""
-        lru.put(*self.columns, self.head(pfn), count)
+        if self.f.flags[self.head(pfn)] & int(KPF.HUGE):
+            put_hugetlb(self, pfn, count)
+        else:
+            lru.put(*self.columns, self.head(pfn), count)
 
     def refs(self, pfn: int) -> int:
         """References of the folio of a frame."""
@@ -220,6 +236,10 @@ class Kernel:
         """lru_add_drain()."""
         if any(self.f.batch[which * 32] for which in range(BATCHES)):
             lru.drain_all(*self.columns)
+        if self.mlock.waiting:
+            from memdesc.mm.mlock import drain
+
+            drain(self)
 
     @property
     def columns(self) -> tuple[Any, Any, Frames]:
@@ -294,10 +314,13 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Counters by the names that scenarios use."""
-        return {}
+        events = {f"vmstat.{name}": count for name, count in self.events.items()}
+        return events | ksm.counters(self) | hugetlb_counters(self)
 
     def set_knob(self, name: str, value: str) -> None:
         """A setting of the system, by the name in `KNOBS`."""
         self.knobs[name] = value
         if name == "lru_gen":
-            self.f.cell[C_LRU_GEN] = int(value)
+            self.f.cell[C_LRU_GEN] = self.rules.lru_gen_marks if value != "0" else 0
+        elif name == "hugepages":
+            set_pool_size(self, int(value))

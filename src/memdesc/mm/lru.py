@@ -24,7 +24,9 @@ from memdesc.mm.frames import (
     C_BATCH,
     C_FRAMES,
     C_LIST_COUNT,
+    C_LRU_GEN,
     INACTIVE_FILE,
+    LRU_GEN_FORGETS,
     UNEVICTABLE_LIST,
     Frames,
     Kind,
@@ -158,6 +160,9 @@ def _move(f: Frames, pfn: int, which: int) -> None:
     flags = f.flags[pfn]
     if which == BATCH_ADD:
         if flags & _LRU == 0:
+            if f.cell[C_LRU_GEN] == LRU_GEN_FORGETS:
+                flags &= ~_REFERENCED
+                f.flags[pfn] = flags
             if flags & _MLOCKED:
                 f.flags[pfn] = (flags | _UNEVICTABLE) & ~_ACTIVE
             lru_link(f, pfn)

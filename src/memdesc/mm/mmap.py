@@ -1,22 +1,46 @@
-"""mmap, munmap and the end of an address space (`mm/mmap.c`, `mm/vma.c @6.12`)."""
+"""mmap, munmap, stacks that grow, and the end of an address space.
+
+`mm/mmap.c:do_mmap`, `mm/vma.c:__mmap_region, vms_gather_munmap_vmas, vms_complete_munmap_vmas,
+expand_downwards @6.12` (all of it in `mm/mmap.c @6.1`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from memdesc.mm.process import Errno, Mm, Process
-from memdesc.mm.rmap import anon_vma_clone, unlink_anon_vmas
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.files import HUGETLBFS
+from memdesc.mm.frames import TABLE_ENTRIES as HUGE_PAGES
+from memdesc.mm.files import HUGETLBFS, flags_of_file, shmem_zero_setup
+from memdesc.mm.frames import TABLE_ENTRIES as HUGE
+from memdesc.mm.process import Errno, Mm, OutOfMemory, Process
+from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.mm.vma import VM, VM_SPECIAL, Vma
+from memdesc.mm.vma_modify import (
+    Proposed,
+    detach,
+    most_areas,
+    split_at,
+    vma_merge_new_range,
+    vma_modify_name,
+)
 from memdesc.mm.zap import zap_range
 
 if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["exit_process", "mmap", "munmap", "split_at"]
+__all__ = ["exit_process", "expand_stack", "mmap", "munmap", "set_anon_name"]
+
+STACK_GUARD_GAP: Final = 256
+"""Pages that stay free between a stack and what lies below (`mm/mmap.c:stack_guard_gap`)."""
+RLIMIT_STACK: Final = 2048
+"""Pages that a stack may have: 8 MiB, as the kernel sets it for its first process."""
+SHARED_ANON: Final = "/dev/zero (deleted)"
+"""Name of the file behind shared anonymous memory, as maps shows it."""
 
 _NONE = VM(0)
 _MAY = VM.MAYREAD | VM.MAYWRITE | VM.MAYEXEC
+_ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
 
 def mmap(
@@ -29,63 +53,116 @@ def mmap(
     flags: VM = _NONE,
     file: OpenFile | None = None,
     pgoff: int | None = None,
+    fixed: bool = False,
+    populate: bool = False,
 ) -> Vma:
-    """Map pages at a fixed address where nothing is mapped. Raises Errno.
+    """Map pages at an address. Raises Errno.
 
     `flags`: more flags of the area, as SHARED, LOCKED, NORESERVE. `pgoff`: first page of the file.
+    `fixed`: MAP_FIXED, what lies there goes; without it that is an error (MAP_FIXED_NOREPLACE).
+    Returns the area that the pages are part of, which may be larger.
     """
     if pages <= 0:
         raise Errno("EINVAL")
-    if mm.vmas.overlapping(vpn, vpn + pages):
+    if len(mm.vmas) > most_areas(kernel):
+        raise OutOfMemory
+    if not fixed and mm.vmas.overlapping(vpn, vpn + pages):
         raise Errno("EEXIST")
-    may = _MAY | (VM.MAYSHARE if flags & VM.SHARED else VM(0))
-    offset = vpn if pgoff is None else pgoff
-    if _is_accountable(prot | flags):
+    if pgoff is None:
+        pgoff = 0 if flags & VM.SHARED else vpn
+    if file is not None and file.mapping.fs is HUGETLBFS:
+        from memdesc.mm.hugetlb import hugetlb_reserve
+
+        flags |= VM.HUGETLB | VM.DONTEXPAND
+        if (pgoff | pages) % HUGE_PAGES:
+            raise Errno("EINVAL")
+        hugetlb_reserve(kernel, mm, flags, file.mapping, pgoff, pgoff + pages)
+    flags = _flags_of(kernel, mm, prot, flags, file)
+    areas = _gather(kernel, mm, vpn, vpn + pages)
+    if _is_accountable(flags):
+        freed = sum(vma.pages for vma in areas if vma.flags & VM.ACCOUNT)
+        if not _enough_memory(kernel, pages - freed):
+            raise OutOfMemory
         flags |= VM.ACCOUNT
-    vma = Vma(vpn, vpn + pages, prot | flags | may | VM.SOFTDIRTY | mm.def_flags, offset, file)
-    mm.vmas.insert(vma)
-    if file is not None:
-        file.mapped(mm, vma)
+    _unmap(kernel, mm, areas)
+    if flags & VM.HUGETLB:
+        from memdesc.mm.hugetlb import hugetlb_reserve
+
+        assert file is not None
+        hugetlb_reserve(kernel, mm, flags, file.mapping, pgoff, pgoff + pages)
+    vma = _new_area(kernel, mm, Proposed(vpn, vpn + pages, flags, pgoff, file))
+    if vma.flags & VM.LOCKED and vma.flags & (VM_SPECIAL | VM.HUGETLB):
+        vma.flags &= ~(VM.LOCKED | VM.LOCKONFAULT)
+    vma.flags |= VM.SOFTDIRTY
+    if populate or flags & VM.LOCKED:
+        from memdesc.mm.populate import mm_populate
+
+        mm_populate(kernel, mm, vpn, vpn + pages)
     return vma
-
-
-def split_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> tuple[Vma, Vma]:
-    """__split_vma(): two areas, the one before and the one from an address inside on."""
-    assert vma.vpn_start < vpn < vma.vpn_end
-    from memdesc.mm.huge_memory import split_pmd_at
-
-    split_pmd_at(kernel, mm, vma, vpn)
-    end = vma.vpn_end
-    mm.vmas.resize(vma, vma.vpn_start, vpn)
-    rest = Vma(vpn, end, vma.flags, vma.pgoff + vma.pages, vma.file, name=vma.name)
-    mm.vmas.insert(rest)
-    anon_vma_clone(mm, rest, vma)
-    if vma.file is not None:
-        vma.file.mapped(mm, rest)
-    return vma, rest
-
-
-def cut(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> list[Vma]:
-    """Areas that lie wholly in a range, after splitting those that cross its ends."""
-    for at in (vpn_start, vpn_end):
-        vma = mm.vmas.find(at)
-        if vma is not None and vma.vpn_start < at:
-            split_at(kernel, mm, vma, at)
-    return mm.vmas.overlapping(vpn_start, vpn_end)
 
 
 def munmap(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> None:
     """Unmap a range; what is not mapped does not matter. Raises Errno."""
     if vpn_end <= vpn_start:
         raise Errno("EINVAL")
-    _unmap(kernel, mm, cut(kernel, mm, vpn_start, vpn_end))
+    _unmap(kernel, mm, _gather(kernel, mm, vpn_start, vpn_end))
+
+
+def expand_stack(kernel: Kernel, mm: Mm, vpn: int) -> Vma | None:
+    """expand_downwards(): let the next area above grow down to a page, if it is a stack.
+
+    It gets an anon_vma, also where the access is a read. None where it may not grow.
+    """
+    vma = mm.vmas.after(vpn)
+    if vma is None or not vma.flags & VM.GROWSDOWN:
+        return None
+    below = mm.vmas.before(vpn)
+    if (
+        below is not None
+        and not below.flags & VM.GROWSDOWN
+        and below.flags & _ACCESS
+        and vpn - below.vpn_end < STACK_GUARD_GAP
+    ):
+        kernel.say("expand_downwards: too near to the area below")
+        return None
+    anon_vma_prepare(kernel, mm, vma)
+    if vma.vpn_end - vpn > RLIMIT_STACK or vma.vpn_start - vpn > vma.pgoff:
+        kernel.say("expand_downwards: above RLIMIT_STACK")
+        return None
+    mm.vmas.resize(vma, vpn, vma.vpn_end)
+    kernel.say("expand_downwards: the stack grows")
+    return vma
+
+
+def set_anon_name(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, name: str) -> None:
+    """PR_SET_VMA_ANON_NAME, `mm/madvise.c:madvise_set_anon_name @6.12`. Raises Errno.
+
+    As with madvise(2), what is not mapped is left out and the call fails with ENOMEM in the end.
+    """
+    complete = True
+    vpn = vpn_start
+    for vma in mm.vmas.overlapping(vpn_start, vpn_end):
+        complete &= vma.vpn_start <= vpn
+        start, end = max(vpn, vma.vpn_start), min(vma.vpn_end, vpn_end)
+        vpn = end
+        if vma.file is not None and not (
+            kernel.rules.names_shared_memory and vma.file.path == SHARED_ANON
+        ):
+            raise Errno("EBADF")
+        vma_modify_name(kernel, mm, vma, start, end, name)
+    if not complete or vpn < vpn_end:
+        raise Errno("ENOMEM")
 
 
 def exit_process(kernel: Kernel, process: Process) -> None:
     """exit_mmap(), and the files are closed."""
     mm = process.mm
+    if kernel.rules.unmap_drains:
+        kernel.drain()
     _unmap(kernel, mm, list(mm.vmas))
     mm.tables.free_all()
+    for held in process.pins.values():
+        held.release(kernel)
     for file in process.files.values():
         file.closed(kernel)
     process.files = {}
@@ -96,22 +173,85 @@ def exit_process(kernel: Kernel, process: Process) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _flags_of(kernel: Kernel, mm: Mm, prot: VM, flags: VM, file: OpenFile | None) -> VM:
+    """The part of do_mmap() that makes flags of an area. Raises Errno."""
+    if flags & VM.DROPPABLE:
+        if not kernel.rules.droppable or flags & (VM.LOCKED | VM.HUGETLB | VM.GROWSDOWN):
+            raise Errno("EINVAL")
+        # It can go away at any time: nothing to reserve, to inherit or to dump.
+        flags |= VM.NORESERVE | VM.WIPEONFORK | VM.DONTDUMP
+    if file is None and flags & VM.SHARED and flags & VM.GROWSDOWN:
+        raise Errno("EINVAL")
+    if flags & VM.NORESERVE and kernel.knobs["overcommit"] == "2" and not flags & VM.DROPPABLE:
+        flags &= ~VM.NORESERVE
+    may = _MAY | (VM.MAYSHARE if flags & VM.SHARED else _NONE)
+    flags |= prot | may | mm.def_flags
+    if file is None:
+        return flags
+    if file.mapping.fs is HUGETLBFS:
+        flags |= VM.HUGETLB | VM.DONTEXPAND
+    return flags_of_file(kernel, file, flags)
+
+
+def _new_area(kernel: Kernel, mm: Mm, new: Proposed) -> Vma:
+    """The part of __mmap_region() after everything was checked and cleared."""
+    vma = vma_merge_new_range(kernel, mm, new)
+    if vma is not None:
+        return vma
+    file = new.file
+    if file is None and new.flags & VM.SHARED:
+        file = shmem_zero_setup(kernel, new.pages)
+    vma = Vma(new.vpn_start, new.vpn_end, new.flags, new.pgoff, file)
+    mm.vmas.insert(vma)
+    if file is not None:
+        file.mapped(mm, vma)
+        if new.file is None:
+            file.closed(kernel)
+    return vma
+
+
 def _is_accountable(flags: VM) -> bool:
     """accountable_mapping(): private, writable, not hugetlb, and somebody wants it counted."""
     wanted = VM.NORESERVE | VM.SHARED | VM.WRITE | VM.HUGETLB
     return flags & wanted == VM.WRITE
 
 
+def _enough_memory(kernel: Kernel, pages: int) -> bool:
+    """__vm_enough_memory() of overcommit 0 refuses what can never be; 1 refuses nothing.
+
+    The limit of 2 counts all memory of the system, which has more than the model knows.
+    """
+    return kernel.knobs["overcommit"] == "1" or pages <= int(kernel.f.flags.size)
+
+
+def _gather(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> list[Vma]:
+    """vms_gather_munmap_vmas(): areas that lie wholly in a range, after splits. Raises Errno."""
+    areas = mm.vmas.overlapping(vpn_start, vpn_end)
+    if not areas:
+        return []
+    first = areas[0]
+    if first.vpn_start < vpn_start:
+        if vpn_end < first.vpn_end and len(mm.vmas) >= most_areas(kernel):
+            raise OutOfMemory
+        split_at(kernel, mm, first, vpn_start)
+        kernel.say("munmap: splits the area in which it begins")
+    last = mm.vmas.overlapping(vpn_start, vpn_end)[-1]
+    if last.vpn_end > vpn_end:
+        split_at(kernel, mm, last, vpn_end)
+        kernel.say("munmap: splits the area in which it ends")
+    return mm.vmas.overlapping(vpn_start, vpn_end)
+
+
 def _unmap(kernel: Kernel, mm: Mm, areas: list[Vma]) -> None:
+    """vms_complete_munmap_vmas(): pages, areas, then tables that nothing is near to any more."""
+    if not areas:
+        return
     if kernel.rules.unmap_drains:
         kernel.drain()
     for vma in areas:
         zap_range(kernel, mm, vma, vma.vpn_start, vma.vpn_end)
     for vma in areas:
-        mm.vmas.remove(vma)
-        unlink_anon_vmas(kernel, mm, vma)
-        if vma.file is not None:
-            vma.file.unmapped(kernel, mm, vma)
+        detach(kernel, mm, vma)
     for vma in areas:
         before, after = mm.vmas.before(vma.vpn_start), mm.vmas.after(vma.vpn_end)
         mm.tables.free_range(

@@ -113,10 +113,14 @@ class Tables:
         assert place is not None
         self._kernel.f.entries[place] = entry
 
-    def alloc_upper(self, vpn: int) -> None:
-        """p4d_alloc, pud_alloc, pmd_alloc: the tables above the 2 MiB range."""
+    def alloc_pud(self, vpn: int) -> None:
+        """p4d_alloc, pud_alloc: the table above the 1 GiB range."""
         if vpn >> _PGD_SHIFT not in self.puds:
             self.puds[vpn >> _PGD_SHIFT] = self._kernel.alloc_table()
+
+    def alloc_upper(self, vpn: int) -> None:
+        """p4d_alloc, pud_alloc, pmd_alloc: the tables above the 2 MiB range."""
+        self.alloc_pud(vpn)
         if vpn >> _PUD_SHIFT not in self.pmd_tables:
             self.pmd_tables[vpn >> _PUD_SHIFT] = self._kernel.alloc_table()
 
@@ -141,6 +145,34 @@ class Tables:
         array(kernel.f.entries)[table.first : table.first + TABLE_ENTRIES] = 0
         kernel.free_slot(table.slot)
         kernel.free_table(table.pfn)
+
+    def free_empty(self, vpn: int) -> bool:
+        """try_to_free_pte(): the lowest table of a page, if all its entries are empty."""
+        pmd = self.pmds[vpn >> PMD_SHIFT]
+        assert pmd.table is not None
+        first = pmd.table.first
+        if array(self._kernel.f.entries)[first : first + TABLE_ENTRIES].any():
+            return False
+        self.free_pte_table(pmd.table)
+        del self.pmds[vpn >> PMD_SHIFT]
+        return True
+
+    def move_pmd(self, vpn: int, to: int) -> None:
+        """Link what maps a 2 MiB range elsewhere, where nothing is linked."""
+        assert to >> PMD_SHIFT not in self.pmds
+        self.pmds[to >> PMD_SHIFT] = self.pmds.pop(vpn >> PMD_SHIFT)
+
+    def move_pud(self, vpn: int, to: int) -> bool:
+        """Link the tables of a 1 GiB range elsewhere; False where some are linked there."""
+        if to >> _PUD_SHIFT in self.pmd_tables:
+            return False
+        self.pmd_tables[to >> _PUD_SHIFT] = self.pmd_tables.pop(vpn >> _PUD_SHIFT)
+        first, target = vpn >> PMD_SHIFT, to >> PMD_SHIFT
+        for key in range(TABLE_ENTRIES):
+            pmd = self.pmds.pop(first + key, None)
+            if pmd is not None:
+                self.pmds[target + key] = pmd
+        return True
 
     def free_range(self, vpn_start: int, vpn_end: int, floor: int, ceiling: int) -> None:
         """free_pgd_range(): tables of the range that lie wholly between two areas.

@@ -49,8 +49,16 @@ class Mm:
         """Flags of new areas: LOCKED after mlockall(MCL_FUTURE)."""
         self.has_pinned = False
         """MMF_HAS_PINNED: some page was pinned at some time, so fork looks."""
+        self.pinned_vm = 0
+        """Pages that io_uring holds pinned (VmPin)."""
         self.thp_disabled = False
         """PR_SET_THP_DISABLE."""
+        self.may_have_mergeable = False
+        """Something happened after which neighbours that could be one area stay two."""
+        self.huge_zero = False
+        """MMF_HUGE_ZERO_PAGE: it holds the huge zero page from the first use to its end."""
+        self.khugepaged = False
+        """MMF_VM_HUGEPAGE: khugepaged looks at it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,5 +69,9 @@ class Process:
     mm: Mm
     files: dict[str, Any] = field(default_factory=dict)
     """Open files by the scenario's name."""
+    pins: dict[str, Any] = field(default_factory=dict)
+    """Pipes and registered buffers that hold references to pages, by the scenario's name."""
+    memlock_limit: int | None = None
+    """RLIMIT_MEMLOCK in pages; None: none, as with CAP_IPC_LOCK."""
     parent: Process | None = None
     alive: bool = True

@@ -34,12 +34,13 @@ _STORED: Final = int(
 _VM_NAMES: Final = (
     (VM.READ, "rd"), (VM.WRITE, "wr"), (VM.EXEC, "ex"), (VM.SHARED, "sh"), (VM.MAYREAD, "mr"),
     (VM.MAYWRITE, "mw"), (VM.MAYEXEC, "me"), (VM.MAYSHARE, "ms"), (VM.GROWSDOWN, "gd"),
-    (VM.PFNMAP, "pf"), (VM.LOCKED, "lo"), (VM.IO, "io"), (VM.SEQ_READ, "sr"),
+    (VM.UFFD_MISSING, "um"), (VM.PFNMAP, "pf"), (VM.MAYBE_GUARD, "gu"), (VM.UFFD_WP, "uw"),
+    (VM.LOCKED, "lo"), (VM.IO, "io"), (VM.SEQ_READ, "sr"),
     (VM.RAND_READ, "rr"), (VM.DONTCOPY, "dc"), (VM.DONTEXPAND, "de"), (VM.LOCKONFAULT, "lf"),
     (VM.ACCOUNT, "ac"), (VM.NORESERVE, "nr"), (VM.HUGETLB, "ht"), (VM.SYNC, "sf"),
     (VM.WIPEONFORK, "wf"), (VM.DONTDUMP, "dd"), (VM.SOFTDIRTY, "sd"), (VM.MIXEDMAP, "mm"),
-    (VM.HUGEPAGE, "hg"), (VM.NOHUGEPAGE, "nh"), (VM.MERGEABLE, "mg"), (VM.UFFD_MISSING, "um"),
-    (VM.UFFD_WP, "uw"), (VM.DROPPABLE, "dp"), (VM.MAYBE_GUARD, "gu"),
+    (VM.HUGEPAGE, "hg"), (VM.NOHUGEPAGE, "nh"), (VM.MERGEABLE, "mg"),
+    (VM.DROPPABLE, "dp"),
 )  # fmt: skip
 """In the order of the bits (`fs/proc/task_mmu.c:show_smap_vma_flags`)."""
 
@@ -61,6 +62,9 @@ def pagemap_entry(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> int:
     if not entry & e.SPECIAL:
         if not kernel.flags(pfn) & KPF.ANON:
             word |= int(PM.FILE)
+        pmd = mm.tables.pmd_of(vpn)
+        if pmd is not None and pmd.huge and not kernel.rules.pagemap_asks_each_page:
+            pfn = e.pfn_of(pmd.huge)
         if kpagecount(kernel, pfn) == 1:
             word |= int(PM.EXCLUSIVE)
     return word
@@ -96,9 +100,12 @@ def kpageflags(kernel: Kernel, pfn: int) -> int:
     return flags | int(f.flags[pfn]) & int(KPF.HWPOISON)
 
 
-def vm_flags(vma: Vma) -> tuple[str, ...]:
+def vm_flags(kernel: Kernel, vma: Vma) -> tuple[str, ...]:
     """VmFlags of smaps."""
-    return tuple(name for flag, name in _VM_NAMES if vma.flags & flag)
+    names = tuple(name for flag, name in _VM_NAMES if vma.flags & flag)
+    if kernel.rules.smaps_names_lock_on_fault:
+        return names
+    return tuple("??" if name == "lf" else name for name in names)
 
 
 @dataclass(slots=True)
@@ -131,6 +138,8 @@ def smaps(kernel: Kernel, mm: Mm, vma: Vma) -> dict[str, int]:
             continue
         for vpn in range(low, high):
             _account(kernel, sums, mm.tables.entry(vpn), huge=bool(pmd.huge), vma=vma)
+    if vma.file is not None:
+        sums.add("Swap", _shmem_swapped(mm, vma))
     sums.kb["Pss"] = sums.pss >> (10 + PSS_SHIFT)
     sums.kb["SwapPss"] = sums.swap_pss >> (10 + PSS_SHIFT)
     sums.kb["Locked"] = sums.kb["Pss"] if vma.flags & VM.LOCKED else 0
@@ -172,6 +181,19 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
     alone = kernel.refs(pfn) == 1 or mapcount < 2
     sums.add(("Private_" if alone else "Shared_") + ("Dirty" if dirty else "Clean"))
     sums.pss += (4096 << PSS_SHIFT) // (1 if alone else mapcount)
+
+
+def _shmem_swapped(mm: Mm, vma: Vma) -> int:
+    """shmem_swap_usage(): pages of the area's part of its file that are swapped out.
+
+    A private copy hides the file's page (`smaps_pte_hole_lookup`).
+    """
+    assert vma.file is not None
+    vpns = (vma.vpn_of(index) for index in vma.file.mapping.swapped)
+    found = [vpn for vpn in vpns if vpn is not None]
+    if vma.flags & VM.SHARED or not vma.flags & VM.WRITE:
+        return len(found)
+    return sum(mm.tables.entry(vpn) == e.NONE_ENTRY for vpn in found)
 
 
 def _huge(kernel: Kernel, sums: _Sums, vma: Vma, entry: int, pages: int) -> None:

@@ -6,7 +6,7 @@ split: `mm/vma.c @6.12` (`mm/mmap.c @6.1`).
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
     from memdesc.mm.rmap import AnonVma
 
-__all__ = ["VM", "Vma", "VmaSet"]
+__all__ = ["VM", "VM_SPECIAL", "Vma", "VmaSet"]
 
 
 class VM(IntFlag):
@@ -56,6 +56,10 @@ class VM(IntFlag):
     DROPPABLE = 1 << 40
 
 
+VM_SPECIAL = VM.IO | VM.DONTEXPAND | VM.PFNMAP | VM.MIXEDMAP
+"""Areas of drivers: never merged, locked or collapsed (`include/linux/mm.h`)."""
+
+
 @dataclass(slots=True, eq=False)
 class Vma:
     """One area. Compared by identity."""
@@ -77,6 +81,10 @@ class Vma:
     def pages(self) -> int:
         """How many pages it covers."""
         return self.vpn_end - self.vpn_start
+
+    def copy(self, vpn_start: int, vpn_end: int, pgoff: int) -> Vma:
+        """vm_area_dup() for other addresses, without links to pages."""
+        return Vma(vpn_start, vpn_end, self.flags, pgoff, self.file, name=self.name)
 
     @property
     def is_cow(self) -> bool:
@@ -148,15 +156,20 @@ class VmaSet:
 
     def remove(self, vma: Vma) -> None:
         """Take an area out."""
-        at = self._areas.index(vma)
+        at = self._index(vma)
         del self._areas[at], self._starts[at]
 
     def resize(self, vma: Vma, vpn_start: int, vpn_end: int) -> None:
         """Give an area other bounds; its `pgoff` follows its start."""
-        at = self._areas.index(vma)
+        at = self._index(vma)
         vma.pgoff += vpn_start - vma.vpn_start
         vma.vpn_start, vma.vpn_end = vpn_start, vpn_end
         self._starts[at] = vpn_start
+
+    def _index(self, vma: Vma) -> int:
+        at = bisect_left(self._starts, vma.vpn_start)
+        assert self._areas[at] is vma
+        return at
 
     def check(self) -> None:
         """Ascending, not empty, not overlapping."""

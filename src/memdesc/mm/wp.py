@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import ANON_NEW, BATCH_ADD
+from memdesc.mm.new_folio import marked_by_area
 from memdesc.mm.process import Mm
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
 from memdesc.mm.vma import VM, Vma
@@ -84,27 +85,34 @@ def wp_page_copy(
     old = e.pfn_of(entry)
     pfn = new_anon_page(kernel, vma, vpn)
     kernel.f.content[pfn] = kernel.f.content[old]
-    bits = e.ACCESSED | e.SOFT_DIRTY
+    bits = e.ACCESSED
     if unshare:
-        bits |= entry & e.UFFD_WP
-    elif vma.flags & VM.WRITE:
-        bits |= e.RW | e.DIRTY
+        bits |= entry & (e.UFFD_WP | e.SOFT_DIRTY)
+    else:
+        # Dirty also where a debugger forces a write to what stays read-only (maybe_mkwrite).
+        bits |= e.DIRTY | e.SOFT_DIRTY | (e.RW if vma.flags & VM.WRITE else 0)
     mm.tables.set(vpn, e.present(pfn, bits))
     kernel.f.maps[pfn] = 1
     kernel.batch(pfn, BATCH_ADD)
+    marked_by_area(kernel, vma, pfn)
+    if vma.flags & VM.LOCKED and not entry & e.SPECIAL:
+        from memdesc.mm.mlock import munlock_vma_folio
+
+        munlock_vma_folio(kernel, vma, old)
     what = "unshare" if unshare else "do_wp_page"
     kernel.say(f"{what}: copied, {why}")
     if not entry & e.SPECIAL:
         from memdesc.mm.zap import drop_mapping
 
-        drop_mapping(kernel, old)
+        drop_mapping(kernel, old, swap_cache=True)
 
 
 def new_anon_page(kernel: Kernel, vma: Vma, vpn: int) -> int:
     """An exclusive page of order 0 for an address, not mapped yet."""
     assert vma.anon_vma is not None
+    flags = ANON_NEW & ~int(KPF.SWAPBACKED) if vma.flags & VM.DROPPABLE else ANON_NEW
     return kernel.alloc_folio(
-        MemoryType.ANON, flags=ANON_NEW, mapping=vma.anon_vma.number, index=vma.index_of(vpn)
+        MemoryType.ANON, flags=flags, mapping=vma.anon_vma.number, index=vma.index_of(vpn)
     )
 
 

@@ -12,7 +12,7 @@ from memdesc.mm import entries as e
 from memdesc.mm import loops
 from memdesc.mm.frames import TABLE_ENTRIES
 from memdesc.mm.process import Mm
-from memdesc.mm.vma import Vma
+from memdesc.mm.vma import VM, Vma
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -21,14 +21,14 @@ __all__ = ["drop_mapping", "zap_range"]
 
 
 def zap_range(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, *, even_cows: bool = True
-) -> None:
+    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int,
+    *, even_cows: bool = True, drop_markers: bool = True,
+) -> None:  # fmt: skip
     """Empty every entry of a range of one area; tables stay.
 
-    `even_cows` False leaves anonymous copies in private file mappings (hole punch).
+    `even_cows` False leaves anonymous copies in private file mappings (hole punch);
+    `drop_markers` False leaves guards (all but unmapping the area itself).
     """
-    from memdesc.mm.vma import VM
-
     if vma.flags & VM.HUGETLB:
         from memdesc.mm.hugetlb import zap_hugetlb
 
@@ -45,36 +45,45 @@ def zap_range(
         base = pmd.table.first - (low & ~(TABLE_ENTRIES - 1))
         vpn = low
         while vpn < high:
-            if even_cows:
+            cached = kernel.swap is not None and kernel.swap.cache
+            if even_cows and not (vma.flags & VM.LOCKED or cached):
                 vpn += loops.zap_anon(*kernel.columns, base + vpn, high - vpn)
             if vpn < high:
-                _zap_entry(kernel, mm, vma, vpn, even_cows=even_cows)
+                _zap_entry(kernel, mm, vma, vpn, even_cows=even_cows, drop_markers=drop_markers)
                 vpn += 1
 
 
-def drop_mapping(kernel: Kernel, pfn: int) -> None:
-    """One entry of the lowest level that mapped a page is gone: map count and reference."""
+def drop_mapping(kernel: Kernel, pfn: int, *, swap_cache: bool = False) -> None:
+    """One entry of the lowest level that mapped a page is gone: map count and reference.
+
+    `swap_cache`: also from the swap cache, if nobody needs it there.
+    """
     head = kernel.head(pfn)
     kernel.f.maps[pfn] -= 1
     if kernel.order_of(head):
         from memdesc.mm.huge_memory import page_unmapped
 
         page_unmapped(kernel, pfn)
-    elif kernel.f.flags[head] & KPF.MLOCKED and not kernel.f.maps[pfn]:
-        from memdesc.mm.mlock import last_mapping_gone
+    if swap_cache and kernel.flags(head) & KPF.SWAPCACHE:
+        from memdesc.mm.swap import free_page_and_swap_cache
 
-        last_mapping_gone(kernel, head)
+        free_page_and_swap_cache(kernel, head)
+        return
     kernel.put(head)
 
 
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _zap_entry(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, even_cows: bool) -> None:
+def _zap_entry(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, even_cows: bool, drop_markers: bool
+) -> None:
     entry = mm.tables.entry(vpn)
     if entry == e.NONE_ENTRY:
         return
     if not e.is_present(entry):
+        if not drop_markers and _stays(vma, entry):
+            return
         from memdesc.mm.swap import zap_swap_entry
 
         if zap_swap_entry(kernel, mm, vma, vpn, entry, even_cows=even_cows):
@@ -92,4 +101,16 @@ def _zap_entry(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, even_cows: bool) -
 
         file_entry_gone(kernel, vma, pfn, entry)
     mm.tables.set(vpn, e.NONE_ENTRY)
-    drop_mapping(kernel, pfn)
+    if vma.flags & VM.LOCKED:
+        from memdesc.mm.mlock import munlock_vma_folio
+
+        munlock_vma_folio(kernel, vma, pfn)
+    drop_mapping(kernel, pfn, swap_cache=True)
+
+
+def _stays(vma: Vma, entry: int) -> bool:
+    """Markers that a zap without ZAP_FLAG_DROP_MARKER leaves."""
+    if e.swap_type(entry) is not e.SwapType.MARKER:
+        return False
+    marker = e.swap_offset(entry)
+    return marker == e.Marker.GUARD or (marker == e.Marker.UFFD_WP and not vma.is_anonymous)

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import py_compile
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from memdesc.scenarios.places import FIRST_SLOT
 from memdesc.scenarios.scenario import Plan
 from memdesc.scenarios.skipped import SkippedError
 from memdesc.scenarios.steps import Step
-from memdesc.vm.guest import Guest
+from memdesc.vm.guest import Guest, GuestEndedError, GuestTimeoutError
 from memdesc.vm.host import run_tool
 
 __all__ = [
@@ -52,6 +53,8 @@ _ARENA: Final = (FIRST_SLOT, FIRST_SLOT + (1 << 44))
 _GUEST_FOLDER = "/run/scenario"
 _STATE = "scenarios"
 _SECONDS = 120.0
+
+_LAST_LINE = re.compile(r"scenario: line (\d+)")
 
 _EXT4_BYTES = 16 << 20
 _EXT4_BLOCK = 4096
@@ -152,7 +155,12 @@ class VmRunner(KernelRunner):
         else:
             guest.loadvm(_STATE)
         guest.push(json.dumps(request).encode(), f"{_GUEST_FOLDER}/request.json")
-        value: dict[str, Any] = guest.run(guest_program(), seconds=_SECONDS).value
+        try:
+            value: dict[str, Any] = guest.run(guest_program(), seconds=_SECONDS).value
+        except (GuestEndedError, GuestTimeoutError) as error:
+            said = _LAST_LINE.findall(guest.console)
+            line = int(said[-1]) if said else None
+            raise BrokenRunError(f"line {line}: {error}", line=line, hint=error.hint) from error
         return value
 
 

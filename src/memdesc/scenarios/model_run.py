@@ -18,6 +18,7 @@ from memdesc.mm.seen import kpagecount, kpageflags, pagemap_entry, smaps, vm_fla
 from memdesc.mm.vma import VM, Vma
 from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome, Value
+from memdesc.scenarios.skipped import SkippedError
 
 if TYPE_CHECKING:
     from memdesc.scenarios.steps import Step
@@ -68,8 +69,11 @@ class ModelRunner:
         kernel = self.kernel
         kernel.fired.clear()
         process = kernel.processes[step.process] if step.process else None
+        function = VERB_FUNCTIONS.get(step.verb)
+        if function is None:
+            raise SkippedError(f"the model does not know `{step.verb}`", line=step.line)
         try:
-            outcome = Outcome(value=VERB_FUNCTIONS[step.verb](self, process, step.args))
+            outcome = Outcome(value=function(self, process, step.args))
         except Errno as error:
             outcome = Outcome(errno=error.name)
         except Signal as signal:
@@ -143,6 +147,7 @@ class ModelRunner:
             kernel.refs(pfn),
             self.word(int(kernel.f.content[pfn])) if readable else None,
             huge=bool(pmd and pmd.huge),
+            head_flags=kpageflags(kernel, kernel.head(pfn)) if kernel.head(pfn) != pfn else 0,
         )
 
     def _vma(self, process: Process, vma: Vma) -> RawVma:
@@ -157,7 +162,7 @@ class ModelRunner:
             perms + ("s" if vma.flags & VM.MAYSHARE else "p"),
             vma.pgoff << PAGE_SHIFT if vma.file is not None else 0,
             vma.file.path if vma.file is not None else (f"[anon:{vma.name}]" if vma.name else ""),
-            vm_flags(vma),
+            vm_flags(kernel, vma),
             smaps(kernel, process.mm, vma),
         )
 

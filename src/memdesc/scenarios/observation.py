@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from memdesc.kernels.kpageflags import KPF, flag_names
-from memdesc.kernels.pagemap import PM, EntryKind, decode_entry
+from memdesc.kernels.pagemap import PM, EntryKind
 from memdesc.kernels.release import KernelRelease, behaviour_of
+from memdesc.scenarios.letters import LETTERS, kind_of, letter_of
 from memdesc.scenarios.places import PAGE, Placement
+from memdesc.scenarios.raw import RawPage, RawVma, Seen
 
 __all__ = [
     "LETTERS",
@@ -29,34 +31,6 @@ __all__ = [
     "letter_of",
     "observe",
 ]
-
-LETTERS: Final[Mapping[str, str]] = {
-    "-": "no mapping",
-    ".": "nothing present",
-    "z": "zero page",
-    "Z": "huge zero page",
-    "A": "anonymous, exclusive to one process",
-    "a": "anonymous, not exclusive",
-    "H": "anonymous, exclusive, in a large folio mapped by one PMD",
-    "h": "anonymous, not exclusive, in a large folio mapped by one PMD",
-    "L": "anonymous, exclusive, in a large folio mapped by PTEs",
-    "l": "anonymous, not exclusive, in a large folio mapped by PTEs",
-    "K": "merged by KSM",
-    "F": "file, clean",
-    "D": "file, dirty",
-    "S": "shared memory, clean",
-    "T": "shared memory, dirty",
-    "U": "hugetlb, anonymous and exclusive",
-    "u": "hugetlb, other",
-    "s": "swapped out",
-    "w": "mapped, and in the swap cache",
-    "!": "lost to a memory error",
-    "g": "guard",
-    "m": "another marker, or on its way to another frame",
-    "d": "mapped without a struct page (VM_PFNMAP)",
-    "k": "a page of the kernel",
-}
-"""What is drawn for a page, and what it means."""
 
 VOLATILE: Final = KPF.ACTIVE | KPF.REFERENCED | KPF.IDLE | KPF.RECLAIM | KPF.LOCKED
 """Flags that come and go by themselves: compared only where a scenario asks for them."""
@@ -82,57 +56,6 @@ SMAPS_FIELDS: Final = (
 )
 """What is compared of smaps. Left out are Referenced (accessed bits, which the processor and
 aging set) and what follows from the area alone (Size, page sizes, THPeligible)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawPage:
-    """One virtual page in the kernel's words."""
-
-    entry: int
-    """/proc/PID/pagemap."""
-    flags: int = 0
-    """/proc/kpageflags of the frame; 0 where none is present."""
-    mapcount: int = 0
-    """/proc/kpagecount."""
-    refs: int | None = None
-    """The folio's reference count, where it can be seen."""
-    content: int | None = None
-    """First word of the page; None where nothing is present or it could not be read."""
-    huge: bool | None = None
-    """Mapped by a PMD; None where this cannot be seen."""
-    aliased: bool = False
-    """The page's words are not all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawVma:
-    """One virtual memory area, of /proc/PID/smaps."""
-
-    start: int
-    end: int
-    """Addresses, half-open."""
-    perms: str
-    """"rw-p"."""
-    offset: int
-    """Bytes, as shown."""
-    path: str
-    """Name of the file, "" for anonymous memory; [heap] and such as the kernel writes them."""
-    flags: tuple[str, ...]
-    """VmFlags, two letters each."""
-    sizes: Mapping[str, int]
-    """Fields in kB: Rss, Pss, Shared_Clean, ..., Locked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Everything seen after one step: what a runner returns."""
-
-    pages: Mapping[str, Mapping[str, Sequence[RawPage]]]
-    """process -> mapping's name -> its pages, for every process that lives."""
-    vmas: Mapping[str, Sequence[RawVma]]
-    """process -> areas that lie where the scenario places mappings, ascending."""
-    counters: Mapping[str, int] = field(default_factory=dict)
-    """System counters by name, as "ksm.pages_shared" or "vmstat.thp_fault_alloc"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,68 +145,7 @@ def observe(
     return Observation(pages, areas, dict(seen.counters))
 
 
-def letter_of(
-    page: RawPage,
-    release: KernelRelease,
-    *,
-    area: RawVma | None,
-    head: RawPage | None = None,
-    merged: bool = False,
-) -> str:
-    """The letter of a page in `area` (None: nothing is mapped there).
-
-    `head` is the first page of its folio where that is known: kernels before 6.10 show tails
-    without most of its flags. `merged` says that smaps counts every page of the area that could
-    be KSM's as KSM's: kernels of 6.10 to 6.12 set the KSM flag on all anonymous memory.
-
-    On 6.12 and 7.2 every page of a large folio shows the first one's exclusive mark; 6.1 shows
-    each its own, and of a folio that is mapped by a PMD only the first has one.
-    """
-    if area is None:
-        return "-"
-    if not page.entry & PM.PRESENT:
-        return _absent(page.entry, release, area)
-    behaviour = behaviour_of(release)
-    flags = page.flags
-    if head is not None and flags & KPF.COMPOUND_TAIL and behaviour.tails_show_own_flags:
-        own = 0 if page.huge or flags & KPF.HUGE else KPF.OWNER_2.value
-        flags = (flags & own) | (head.flags & ~own)
-    if flags & KPF.ZERO_PAGE:
-        return "Z" if flags & KPF.THP else "z"
-    exclusive = bool(flags & KPF.OWNER_2)
-    if flags & KPF.HUGE:
-        return "U" if flags & KPF.ANON and exclusive else "u"
-    if flags & KPF.ANON:
-        if flags & KPF.SWAPCACHE and flags & KPF.SWAPBACKED:
-            return "w"
-        if merged and not exclusive and not flags & KPF.THP:
-            return "K"
-        if flags & KPF.KSM and not behaviour.ksm_bit_on_all_anon:
-            return "K"
-        kind = ("H" if page.huge else "L") if flags & KPF.THP else "A"
-        return kind if exclusive else kind.lower()
-    if flags & KPF.SWAPBACKED:
-        return "T" if flags & KPF.DIRTY else "S"
-    if page.entry & PM.FILE and flags & (KPF.UPTODATE | KPF.LRU | KPF.DIRTY):
-        return "D" if flags & KPF.DIRTY else "F"
-    return "k"
-
-
 # --- helpers -----------------------------------------------------------------------------
-
-
-def _absent(entry: int, release: KernelRelease, area: RawVma) -> str:
-    if not entry & (PM.SWAP | PM.GUARD):
-        # The kernel does not walk VM_PFNMAP areas: their entries read 0.
-        return "d" if "pf" in area.flags else "."
-    decoded = decode_entry(entry, release)
-    if entry & PM.GUARD:
-        return "g"
-    if decoded.kind is EntryKind.SWAP:
-        return "s"
-    if decoded.kind is EntryKind.HWPOISON:
-        return "!"
-    return "m"
 
 
 class _Reader:
@@ -322,7 +184,7 @@ class _Reader:
                 raw,
                 self._release,
                 area=area,
-                head=head,
+                head=RawPage(raw.entry, raw.head_flags) if raw.head_flags else head,
                 merged=area is not None and area.start in merged,
             )
             found.append(self._state(raw, letter))
@@ -362,7 +224,7 @@ class _Reader:
         """What an entry that is not present names: a slot of swap, or a frame."""
         if not entry & PM.SWAP or entry & PM.GUARD:
             return None
-        kind = decode_entry(entry, self._release).kind
+        kind = kind_of(entry, self._release)
         field_value = entry & PM.FRAME
         if kind is EntryKind.SWAP:
             return ("swap", field_value)

@@ -33,7 +33,10 @@ ANYTHING: Final = "any"
 """Behind `->`: however the step ends, the scenario goes on."""
 SIGNALS: Final = tuple(CODES)
 
-_ERRNO_NAMES = frozenset(errno_numbers.errorcode.values()) | {"EHWPOISON"}
+# Python calls EOPNOTSUPP by its other name; system calls return it as the kernel writes it.
+_ERRNO_NAMES = frozenset(errno_numbers.errorcode.values()) - {"ENOTSUP"} | {
+    "EHWPOISON", "EOPNOTSUPP",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

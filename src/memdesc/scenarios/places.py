@@ -44,6 +44,7 @@ _HUGE: Final = PAGE * HUGE_PAGES
 _GROWTH: Final = 2 * _HUGE
 """Kept free below a mapping that grows down: the kernel wants 256 pages (stack_guard_gap)."""
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}|0")
+_OTHER = re.compile(r"ok|any|E[A-Z0-9]{2,}|SIG[A-Z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ class Places:
 
 
 def is_tag(text: str) -> bool:
-    """Whether `text` can be the name of a content."""
-    return _TAG.fullmatch(text) is not None
+    """Whether `text` can be the name of a content: no error, no signal, no word behind `->`."""
+    return _TAG.fullmatch(text) is not None and _OTHER.fullmatch(text) is None
 
 
 @functools.cache

@@ -9,9 +9,7 @@ A row whose cells are `...` and a step that ends in `-> ...` wait to be recorded
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,6 +19,7 @@ from memdesc.scenarios.expect import cells_of, names_of_frames, outcome_words
 from memdesc.scenarios.expectation import GONE, Check, Subject
 from memdesc.scenarios.language import Result
 from memdesc.scenarios.observation import Area, Observation, PageState
+from memdesc.scenarios.outcome import ANYTHING
 from memdesc.scenarios.places import PAGE, Placement
 from memdesc.scenarios.reader import VERSION_LINE, read_text
 from memdesc.scenarios.run import Run, StepRecord
@@ -69,17 +68,12 @@ def record_text(text: str, path: Path, series: Sequence[str], run_on: RunOn) -> 
 
 
 def write_beside(path: Path, text: str) -> None:
-    """Replace the file in one go: there is never a half of it."""
-    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(name).chmod(mode)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Replace the file in one go, as it was encoded and with its mode. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    partial.chmod(path.stat().st_mode & 0o7777)
+    partial.replace(path)
 
 
 # --- what a line has to say ----------------------------------------------------------------
@@ -100,6 +94,8 @@ def _edit(record: StepRecord, run: Run, series: str, lines: Sequence[str], edits
 
 
 def _step_line(line: str, record: StepRecord, run: Run) -> str:
+    if record.step.expected == (ANYTHING,):
+        return line
     bare, comment = _split(line)
     left, arrow, _ = bare.partition("->")
     words = outcome_words(record.step, record.outcome, run.plan.tags)

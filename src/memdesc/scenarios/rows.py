@@ -27,6 +27,8 @@ _SUBJECTS: Final = {subject.value: subject for subject in Subject}
 _PERMS = re.compile(r"(?:[r-]?[w-]?[x-]?)[ps]?")
 _VMFLAG = re.compile(r"[+-][a-z0-9]{2}")
 _FIELD = re.compile(r"([A-Za-z_]+)=([0-9]{1,12})")
+_LETTER = re.compile(r"[^*](?:\*[0-9]{1,7})?|\*")
+"""Letters may stand together, each with how often: Aa.*2"""
 _NONE: Final = "."
 
 
@@ -122,9 +124,7 @@ def _pages(
 def _cells(subject: Subject, words: list[str], pages: int) -> tuple[str, ...]:
     """One cell per page: letters may stand together, as in Aa.."""
     if subject is Subject.PAGE:
-        return spread(
-            part for word in words for part in ([word] if "*" in word[1:] else list(word))
-        )
+        return spread(part for word in words for part in _LETTER.findall(word))
     cells = spread(words)
     if subject is Subject.FRAME and len(cells) != pages:
         letters = tuple(letter for cell in cells for letter in cell)

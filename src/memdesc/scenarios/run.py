@@ -29,18 +29,18 @@ class Runner(Protocol):
         """Whose rules hold there."""
         ...
 
-    def start(self, plan: Plan, release: KernelRelease) -> None:
+    def start(self, plan: Plan, release: KernelRelease, /) -> None:
         """Begin from nothing: no processes, the settings that every scenario begins with.
 
         `plan` has the steps that will come, in this order, and no others.
         """
         ...
 
-    def do(self, step: Step) -> Outcome:
+    def do(self, step: Step, /) -> Outcome:
         """Do one step. What the kernel refuses is an outcome; exceptions mean that it broke."""
         ...
 
-    def see(self, step: Step) -> Seen:
+    def see(self, step: Step, /) -> Seen:
         """Look at what `step`, which was just done, watches. Counters of events (vmstat) count
         from `start`."""
         ...

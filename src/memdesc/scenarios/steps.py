@@ -1,119 +1,24 @@
-"""The verbs of scenarios, as a table, and a step: one line made of them.
+"""The verbs of scenarios, as a table.
 
 Everything else goes by this table: the reader, the documentation of the language, the model
 (`model_verbs`) and the program that does the steps on a real kernel (`agent`). A new verb is a
 row here and a function on both sides.
 
-What a step's `args` hold, by kind of parameter (all of it JSON):
-
-RANGE        {"address", "pages", "name", "first"}: where it lies, and the mapping it is part of
-NEW          {"address", "pages", "name"}: the place that the reader chose
-PLACE        {"address", "name", "first"}
-FILE_RANGE   {"file", "first", "pages"}; pages is None for "all that it has"
-TAGS         {"tags", "words"}: one per page, or one for all; a word fills the page
-PATH         {"where", "name"}: "tmpfs" or "ext4", and the name there
-others       the word or number itself
-flags        True or False; choices: the word; options that are not given: None
+The settings that `knob` takes are a table of their own (`knobs`); what a step holds is in `step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from memdesc.scenarios.expectation import Check
+from memdesc.scenarios.knobs import KNOBS, Knob
 from memdesc.scenarios.language import Kind, Option, Parameter, Result, Verb, choice, flag, value
-from memdesc.scenarios.places import Placement
+from memdesc.scenarios.step import Step
 
-__all__ = ["ADVICE", "KNOBS", "VERBS", "Knob", "Step"]
+__all__ = ["ADVICE", "KNOBS", "TOPICS", "VERBS", "Knob", "Step"]
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of a scenario, with names resolved to addresses."""
-
-    line: int
-    text: str
-    """As it stands in the file, without the indentation."""
-    verb: str
-    args: Mapping[str, Any]
-    process: str | None = None
-    """Who does it; None where nobody in particular does."""
-    expected: tuple[str, ...] | None = None
-    """The words behind `->`; None: it must succeed."""
-    watch: Mapping[str, Mapping[str, Placement]] = field(default_factory=dict)
-    """process -> name -> where it lies: what is observed after the step."""
-    checks: tuple[Check, ...] = ()
-    """Rows of `expect` that follow."""
-
-    def as_json(self) -> dict[str, Any]:
-        """What is sent to the program that does it on a real kernel."""
-        return {
-            "line": self.line,
-            "process": self.process,
-            "verb": self.verb,
-            "args": dict(self.args),
-            "watch": {
-                process: {
-                    name: {"address": place.address, "pages": place.pages}
-                    for name, place in names.items()
-                }
-                for process, names in self.watch.items()
-            },
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """A setting of the system: the file behind it and what it takes."""
-
-    path: str
-    help: str
-    values: str = "a number"
-
-
-_THP = "/sys/kernel/mm/transparent_hugepage/"
-_KSM = "/sys/kernel/mm/ksm/"
-
-KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
-    {
-        "thp": Knob(_THP + "enabled", "huge pages at page faults", "always, madvise, never"),
-        "thp_defrag": Knob(
-            _THP + "defrag",
-            "effort for a huge page",
-            "always, defer, defer+madvise, madvise, never",
-        ),
-        "thp_zero": Knob(_THP + "use_zero_page", "huge zero page at read faults", "0, 1"),
-        "thp_shmem": Knob(
-            _THP + "shmem_enabled", "huge pages in shared memory", "always, advise, never, ..."
-        ),
-        "thp_16k": Knob(
-            _THP + "hugepages-16kB/enabled", "folios of 4 pages", "always, ..., inherit"
-        ),
-        "thp_64k": Knob(
-            _THP + "hugepages-64kB/enabled", "folios of 16 pages", "always, ..., inherit"
-        ),
-        "max_ptes_none": Knob(_THP + "khugepaged/max_ptes_none", "empty entries in a collapse"),
-        "max_ptes_shared": Knob(_THP + "khugepaged/max_ptes_shared", "shared pages in a collapse"),
-        "max_ptes_swap": Knob(_THP + "khugepaged/max_ptes_swap", "swapped pages in a collapse"),
-        "hugepages": Knob("/proc/sys/vm/nr_hugepages", "hugetlb pages of 2 MiB"),
-        "fault_around": Knob(
-            "/sys/kernel/debug/fault_around_bytes", "window of read faults, bytes"
-        ),
-        "read_ahead": Knob("read_ahead_kb of the file systems' devices", "readahead, kB"),
-        "lru_gen": Knob("/sys/kernel/mm/lru_gen/enabled", "multi-generational LRU", "0, 1, ..."),
-        "swappiness": Knob("/proc/sys/vm/swappiness", "anonymous memory against files"),
-        "page_cluster": Knob("/proc/sys/vm/page-cluster", "swap readahead, log2 of pages"),
-        "overcommit": Knob("/proc/sys/vm/overcommit_memory", "accounting of mappings", "0, 1, 2"),
-        "max_map_count": Knob("/proc/sys/vm/max_map_count", "areas that a process may have"),
-        "ksm_max_sharing": Knob(_KSM + "max_page_sharing", "mappings of one KSM page"),
-        "ksm_zero_pages": Knob(_KSM + "use_zero_pages", "zeroes become the zero page", "0, 1"),
-        "ksm_smart_scan": Knob(_KSM + "smart_scan", "skip pages that do not merge (6.7)", "0, 1"),
-    }
-)
-"""Settings for `knob`."""
 
 ADVICE: Final = tuple(
     "normal random sequential willneed dontneed free remove dontfork dofork mergeable "  # noqa: SIM905

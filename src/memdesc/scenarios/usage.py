@@ -12,12 +12,13 @@ from memdesc.scenarios.language import Kind, Option, Parameter, Verb
 __all__ = ["option_usage", "parameter_usage", "usage"]
 
 
-def usage(verb: Verb) -> str:
+def usage(verb: Verb, *, options: bool = True) -> str:
     """One line: `p: write RANGE CONTENT...`; options in brackets."""
     words = ["p:"] if verb.by_process else []
     words.append(verb.name)
     words += [parameter_usage(parameter) for parameter in verb.parameters]
-    words += [f"[{option_usage(option)}]" for option in verb.options]
+    if options:
+        words += [f"[{option_usage(option)}]" for option in verb.options]
     return " ".join(words)
 
 
@@ -26,7 +27,7 @@ def parameter_usage(parameter: Parameter) -> str:
     if parameter.kind is Kind.WORD and len(parameter.choices) <= 4:
         text = "|".join(parameter.choices)
     else:
-        text = parameter.name.upper()
+        text = "NAME" if parameter.kind is Kind.NEW else parameter.name.upper()
     if parameter.kind is Kind.TAGS:
         text += "..."
     return f"[{text}]" if parameter.is_optional else text

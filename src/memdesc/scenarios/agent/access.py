@@ -22,13 +22,13 @@ _SA_SIGINFO, _SA_RESTORER, _SA_ONSTACK, _SA_NODEFER = 0x4, 0x04000000, 0x0800000
 _STACK_BYTES = 64 << 10
 
 # Offsets in the page of data behind the code.
-_BEGIN, _END, _RECOVER, _SIGNAL, _CODE, _ADDRESS, _LOADED, _LATE = range(0, 64, 8)
+_BEGIN, _END, _RECOVER, _SIGNAL, _CODE, _ADDRESS, _LOADED, _LATE, _LATE_CODE = range(0, 72, 8)
 
 _CODES = {
     signal.SIGSEGV: {1: "MAPERR", 2: "ACCERR", 3: "BNDERR", 4: "PKUERR"},
     signal.SIGBUS: {1: "ADRALN", 2: "ADRERR", 3: "OBJERR", 4: "MCEERR_AR", 5: "MCEERR_AO"},
 }
-_BUS_MCEERR_AO = 5
+_BUS_MCEERR_AR = 4
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,13 @@ class Access:
         return self._get(_LOADED)
 
     def late(self) -> Fault | None:
-        """The last signal that no access of ours caused (SIGBUS MCEERR_AO); it is forgotten."""
+        """The last signal that no access of ours caused (SIGBUS MCEERR_*); it is forgotten."""
         address = self._get(_LATE)
+        if not address:
+            return None
         self._put(_LATE, 0)
-        return Fault("SIGBUS", "MCEERR_AO", address & ~1) if address else None
+        code = ctypes.c_int32(self._get(_LATE_CODE) & 0xFFFFFFFF).value
+        return Fault("SIGBUS", _CODES[signal.SIGBUS].get(code, str(code)), address & ~1)
 
     def _fault(self) -> Fault:
         number = signal.Signals(self._get(_SIGNAL) & 0xFFFFFFFF)
@@ -144,13 +147,17 @@ def _code(data: int) -> tuple[bytes, dict[str, int]]:
     places["foreign"] = len(code)
     for jump in (outside, beyond):
         code[jump + 1] = places["foreign"] - (jump + 2)
-    # Only an action-optional machine check may come from elsewhere: note it and go on.
-    code += b"\x83\x7e\x08" + bytes([_BUS_MCEERR_AO])  # cmp dword [rsi+8], 5
-    code += b"\x74\x02"  # je +2
+    # Only a memory error may come from elsewhere, out of a system call: note it and go on.
+    code += b"\x83\x3e" + bytes([signal.SIGBUS])  # cmp dword [rsi], SIGBUS
+    code += b"\x75\x06"  # jne +6
+    code += b"\x83\x7e\x08" + bytes([_BUS_MCEERR_AR])  # cmp dword [rsi+8], 4
+    code += b"\x7d\x02"  # jge +2
     code += b"\x0f\x0b"  # ud2                      a fault of Python: end
     code += b"\x48\x8b\x4e\x10"  # mov rcx, [rsi+16]
     code += b"\x48\x83\xc9\x01"  # or rcx, 1                never 0
     code += b"\x48\x89\x48" + bytes([_LATE])  # mov [rax+LATE], rcx
+    code += b"\x48\x8b\x4e\x08"  # mov rcx, [rsi+8]
+    code += b"\x48\x89\x48" + bytes([_LATE_CODE])  # mov [rax+LATE_CODE], rcx
     code += b"\xc3"  # ret
 
     places["restorer"] = len(code)

@@ -25,6 +25,7 @@ __all__ = [
     "PROT_READ",
     "PROT_WRITE",
     "call",
+    "error_name",
     "iovec",
     "madvise",
     "mmap",
@@ -43,14 +44,11 @@ MAP_FIXED_NOREPLACE = 0x100000
 NUMBERS = {
     "read": 0, "write": 1, "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13,
     "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
-    "fsync": 74, "fdatasync": 75, "ftruncate": 77, "sigaltstack": 131, "mlock": 149,
-    "munlock": 150, "mlockall": 151, "munlockall": 152, "ptrace": 101, "prctl": 157, "mount": 165,
-    "swapon": 167, "swapoff": 168, "remap_file_pages": 216, "fadvise64": 221, "mbind": 237,
-    "splice": 275, "sync_file_range": 277, "vmsplice": 278, "move_pages": 279, "fallocate": 285,
-    "process_vm_readv": 310, "process_vm_writev": 311, "userfaultfd": 323, "mlock2": 325,
-    "preadv2": 327, "pwritev2": 328, "pkey_mprotect": 329, "io_uring_setup": 425,
-    "io_uring_enter": 426, "io_uring_register": 427, "process_madvise": 440,
-    "memfd_secret": 447, "process_mrelease": 448, "cachestat": 451, "syncfs": 306, "readahead": 187, "mseal": 462,
+    "ptrace": 101, "sigaltstack": 131, "munlock": 150, "mlockall": 151, "munlockall": 152,
+    "prctl": 157, "mount": 165, "swapon": 167, "swapoff": 168, "readahead": 187, "vmsplice": 278,
+    "fallocate": 285, "syncfs": 306, "process_vm_readv": 310, "process_vm_writev": 311,
+    "userfaultfd": 323, "mlock2": 325, "io_uring_setup": 425, "io_uring_enter": 426,
+    "io_uring_register": 427, "memfd_secret": 447, "cachestat": 451,
 }  # fmt: skip
 """arch/x86/entry/syscalls/syscall_64.tbl"""
 
@@ -69,8 +67,14 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
     return result
 
 
-def mmap(length: int, prot: int = PROT_READ | PROT_WRITE, flags: int = MAP_PRIVATE | MAP_ANONYMOUS,
-         fd: int = -1, offset: int = 0, address: int = 0) -> int:  # fmt: skip
+def mmap(
+    length: int,
+    prot: int = PROT_READ | PROT_WRITE,
+    flags: int = MAP_PRIVATE | MAP_ANONYMOUS,
+    fd: int = -1,
+    offset: int = 0,
+    address: int = 0,
+) -> int:
     """Map memory; its address."""
     return call("mmap", address, length, prot, flags, fd, offset)
 
@@ -109,13 +113,12 @@ def sigaction(number: int, handler: int, flags: int, restorer: int) -> None:
 
 def sigaltstack(address: int, length: int) -> None:
     """Run handlers that ask for it on a stack of their own."""
-    call(
-        "sigaltstack",
-        ctypes.create_string_buffer(struct.pack("<QiiQ", address, 0, 0, length), 24),
-        None,
-    )
+    stack = struct.pack("<QiiQ", address, 0, 0, length)
+    call("sigaltstack", ctypes.create_string_buffer(stack, 24), None)
 
 
 def error_name(error: OSError) -> str:
-    """ "EFAULT"."""
+    """ "EFAULT"; by the kernel's names, of which Python has another for one."""
+    if error.errno == errno.EOPNOTSUPP:
+        return "EOPNOTSUPP"
     return errno.errorcode.get(error.errno or 0, str(error.errno))

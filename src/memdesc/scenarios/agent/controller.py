@@ -17,13 +17,17 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from . import calls, knobs, look
 from .process import be_process
 from .verbs import RefusedError
 
-__all__ = ["play"]
+__all__ = ["ALONE", "play"]
+
+LOG_WORD = "scenario: line"
+"""What the kernel's log says before each step, for when nothing is said afterwards."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _STEP_SECONDS = 30.0
@@ -67,7 +71,7 @@ class Controller:
 
     def do(self, step: dict[str, Any]) -> dict[str, Any]:
         """Do one step: how it ended, as {"ok"}, {"errno"}, {"signal"} or {"refused"}."""
-        alone = _ALONE.get(step["verb"])
+        alone = ALONE.get(step["verb"])
         try:
             if alone is not None and step["process"] is None:
                 return {"ok": alone(self, step["args"])}
@@ -169,13 +173,13 @@ class Controller:
             time.sleep(0.01)
 
 
-_ALONE: dict[str, Callable[[Controller, dict[str, Any]], None]] = {
+ALONE: dict[str, Callable[[Controller, dict[str, Any]], None]] = {
     "process": Controller.process,
     "kill": Controller.kill,
     "drain": Controller.drain,
 }
 for _verb in knobs.VERBS:
-    _ALONE[_verb] = lambda controller, args, verb=_verb: controller.system(verb, args)  # type: ignore[misc]
+    ALONE[_verb] = lambda controller, args, verb=_verb: controller.system(verb, args)  # type: ignore[misc]
 
 
 def play(request: dict[str, Any]) -> dict[str, Any]:
@@ -200,17 +204,23 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
                 seen: dict[str, Any] = {}
                 for step in request["steps"]:
                     line = step["line"]
+                    system.log(f"{LOG_WORD} {line}")
                     outcome = controller.do(step)
                     if "refused" in outcome:
                         return {**answer, "refused": outcome["refused"], "line": line}
                     controller.settle()
-                    looked, counters = _look(controller, system, step, request["counters"])
+                    looked = controller.observer.look(controller.pids, _watched(step))
+                    counters = system.counters(request["counters"])
                     controller.settle()
+                    areas = {name: {"vmas": vmas} for name, vmas in looked.vmas.items()}
                     played.append(
-                        {"outcome": outcome, "pages": _changed(seen, looked.pages),
-                         "vmas": _changed(seen, {name: {"vmas": v} for name, v in looked.vmas.items()}),
-                         "counters": counters}
-                    )  # fmt: skip
+                        {
+                            "outcome": outcome,
+                            "pages": _changed(seen, looked.pages),
+                            "vmas": _changed(seen, areas),
+                            "counters": counters,
+                        }
+                    )
             finally:
                 controller.end()
     except RefusedError as refused:
@@ -222,20 +232,15 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _look(
-    controller: Controller, system: knobs.System, step: dict[str, Any], counters: list[str]
-) -> tuple[look.Looked, dict[str, int]]:
-    watched = [
+def _watched(step: dict[str, Any]) -> list[look.Watched]:
+    return [
         look.Watched(process, name, place["address"], place["pages"])
         for process, names in step["watch"].items()
         for name, place in names.items()
     ]
-    return controller.observer.look(controller.pids, watched), system.counters(counters)
 
 
-def _changed(
-    before: dict[str, Any], now: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def _changed(before: dict[str, Any], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What differs from the last time, by process and name; None for "as before"."""
     found: dict[str, dict[str, Any]] = {}
     for process, names in now.items():
@@ -263,8 +268,9 @@ def _ending_signal(peer: _Peer) -> int:
     """The signal that ended a process that its parent has not collected yet."""
     select.select([peer.pidfd], [], [], _END_SECONDS)
     try:
-        with open(f"/proc/{peer.pid}/stat") as file:
-            return int(file.read().rpartition(") ")[2].split()[49]) & 0x7F
+        return (
+            int(Path(f"/proc/{peer.pid}/stat").read_text().rpartition(") ")[2].split()[49]) & 0x7F
+        )
     except (OSError, IndexError):
         return 0
 
@@ -279,18 +285,8 @@ def _reap() -> None:
 
 def _pins_held() -> int:
     """Pages that are pinned in the whole system; per-CPU parts are added up first."""
-    try:
-        with open("/proc/sys/vm/stat_refresh") as file:
-            file.read()
-    except OSError:
-        pass
-    counts = {"acquired": 0, "released": 0}
-    with open("/proc/vmstat") as file:
-        for line in file:
-            if line.startswith("nr_foll_pin_"):
-                name, number = line.removeprefix("nr_foll_pin_").split()
-                counts[name] = int(number)
-    return counts["acquired"] - counts["released"]
+    counts = knobs.vmstat()
+    return counts["nr_foll_pin_acquired"] - counts["nr_foll_pin_released"]
 
 
 def main() -> None:

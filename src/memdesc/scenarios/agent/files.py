@@ -7,12 +7,13 @@ import struct
 from contextlib import contextmanager
 from ctypes import create_string_buffer
 from fcntl import F_GETFL, F_SETFL, fcntl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import calls
 from .access import PAGE
 from .memory import content_bytes, first_words
-from .verbs import span, verb
+from .verbs import RefusedError, span, verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,7 @@ def dup(process: Process, args: dict[str, Any]) -> None:
 
 @verb("unlink")
 def unlink(process: Process, args: dict[str, Any]) -> None:
-    os.unlink(_path(process, args["path"]))
+    _path(process, args["path"]).unlink()
 
 
 @verb("truncate")
@@ -146,16 +147,20 @@ def fadvise(process: Process, args: dict[str, Any]) -> None:
 def cachestat(process: Process, args: dict[str, Any]) -> list[int]:
     fd, offset, length = _extent(process, args["file"])
     found = create_string_buffer(40)
-    calls.call("cachestat", fd, create_string_buffer(struct.pack("<QQ", offset, length), 16), found, 0)
+    calls.call(
+        "cachestat", fd, create_string_buffer(struct.pack("<QQ", offset, length), 16), found, 0
+    )
     return list(struct.unpack("<5Q", found.raw))
 
 
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _path(process: Process, path: dict[str, Any]) -> str:
-    """Where a PATH lies on this machine. Raises ENODEV where it has no such file system."""
-    return os.path.join(process.folders[path["where"]], path["name"])
+def _path(process: Process, path: dict[str, Any]) -> Path:
+    """Where a PATH lies on this machine. Raises RefusedError where it has no such file system."""
+    if path["where"] not in process.folders:
+        raise RefusedError(f"this machine has no {path['where']} for files of scenarios")
+    return Path(process.folders[path["where"]], path["name"])
 
 
 def _extent(process: Process, file: dict[str, Any]) -> tuple[int, int, int]:

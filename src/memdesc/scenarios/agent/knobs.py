@@ -7,7 +7,6 @@ first.  Elsewhere a setting that already is as a scenario wants it is fine, any 
 from __future__ import annotations
 
 import base64
-import glob
 import os
 import shutil
 import struct
@@ -21,10 +20,11 @@ from . import calls
 from .access import PAGE
 from .verbs import RefusedError, inside_guest
 
-__all__ = ["DEFAULTS", "FILES", "VERBS", "System"]
+__all__ = ["DEFAULTS", "FILES", "VERBS", "System", "vmstat"]
 
 _THP = "/sys/kernel/mm/transparent_hugepage/"
 _KSM = "/sys/kernel/mm/ksm/"
+_SHM = "/dev/shm"  # noqa: S108 - a tmpfs that everybody has; files go into a folder of our own
 _DEBUG = "/sys/kernel/debug"
 
 FILES = {
@@ -99,7 +99,7 @@ class System:
             self._prepare_guest()
         else:
             self._prepare_here()
-        self._began = _vmstat()
+        self._began = vmstat()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,26 +124,26 @@ class System:
 
     def set(self, name: str, value: str) -> None:
         """A setting by name; outside a guest it must be so already. Raises RefusedError."""
-        paths = glob.glob(FILES[name])
+        paths = _files_of(name)
         if not paths:
             raise RefusedError(f"this kernel has no {FILES[name]} (knob {name})")
         for path in paths:
             if _is_set(path, value):
                 continue
             if not self._is_guest:
-                raise RefusedError(f"needs knob {name} {value} ({path}), which is only set in guests")
+                raise RefusedError(f"needs knob {name} {value}, which is only set in guests")
             _write(path, value)
 
     def counters(self, names: list[str]) -> dict[str, int]:
-        """Counters of the system: ksm.NAME, vmstat.NAME (since the scenario began), meminfo.NAME."""
+        """Counters: ksm.NAME, meminfo.NAME, and vmstat.NAME since the scenario began."""
         found: dict[str, int] = {}
-        vmstat = _vmstat() if any(name.startswith("vmstat.") for name in names) else {}
+        events = vmstat() if any(name.startswith("vmstat.") for name in names) else {}
         for name in names:
             kind, _, rest = name.partition(".")
             if kind == "ksm":
                 found[name] = int(Path(_KSM + rest).read_text())
-            elif kind == "vmstat" and rest in vmstat:
-                found[name] = vmstat[rest] - self._began.get(rest, 0)
+            elif kind == "vmstat" and rest in events:
+                found[name] = events[rest] - self._began.get(rest, 0)
             elif kind == "meminfo":
                 lines = Path("/proc/meminfo").read_text().splitlines()
                 values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
@@ -151,13 +151,18 @@ class System:
                     found[name] = values[rest]
         return found
 
+    def log(self, text: str) -> None:
+        """Say something in a guest's console, loud enough to be shown there."""
+        if self._is_guest:
+            _write("/dev/kmsg", f"<3>{text}")
+
     # --- helpers -------------------------------------------------------------------------
 
     def _prepare_guest(self) -> None:
-        if not os.path.exists(_DEBUG + "/fault_around_bytes"):
+        if not Path(_DEBUG, "fault_around_bytes").exists():
             _mount("debugfs", _DEBUG, "debugfs")
         for name, value in DEFAULTS.items():
-            if glob.glob(FILES[name]):
+            if _files_of(name):
                 self.set(name, value)
         _mount("tmpfs", "/mnt/t", "tmpfs", "size=256m")
         self.folders["tmpfs"] = "/mnt/t/"
@@ -165,17 +170,15 @@ class System:
             self._mount_ext4(self._ext4)
 
     def _prepare_here(self) -> None:
-        if os.path.ismount("/dev/shm"):
-            self.folders["tmpfs"] = tempfile.mkdtemp(prefix="memdesc-", dir="/dev/shm") + "/"
-        home = os.path.expanduser("~")
-        if _file_system(home) == "ext4":
-            self.folders["ext4"] = tempfile.mkdtemp(prefix=".memdesc-", dir=home) + "/"
+        for where, place in (("tmpfs", _SHM), ("ext4", str(Path.home()))):
+            if _file_system(place) == where:
+                self.folders[where] = tempfile.mkdtemp(prefix=".memdesc-", dir=place) + "/"
 
     def _mount_ext4(self, image: dict[str, Any]) -> None:
         """An ext4 on zram, whose writeback is done when it is asked for and not later."""
         device = "/dev/zram0"
         _write("/sys/block/zram0/disksize", str(image["bytes"]))
-        with open(device, "r+b", buffering=0) as disk:
+        with Path(device).open("r+b", buffering=0) as disk:
             for offset, data in image["pieces"]:
                 os.pwrite(disk.fileno(), zlib.decompress(base64.b64decode(data)), offset)
             os.fsync(disk.fileno())
@@ -227,7 +230,7 @@ class System:
 
 
 def _mount(source: str, target: str, kind: str, options: str = "", flags: int = 0) -> None:
-    os.makedirs(target, exist_ok=True)
+    Path(target).mkdir(parents=True, exist_ok=True)
     calls.call("mount", source.encode(), target.encode(), kind.encode(), flags, options.encode())
 
 
@@ -236,9 +239,16 @@ def _make_swap(device: str, pages: int) -> None:
     header = bytearray(PAGE)
     struct.pack_into("<III", header, 1024, 1, pages - 1, 0)
     header[-10:] = b"SWAPSPACE2"
-    with open(device, "r+b", buffering=0) as disk:
+    with Path(device).open("r+b", buffering=0) as disk:
         disk.write(header)
         os.fsync(disk.fileno())
+
+
+def _files_of(name: str) -> list[str]:
+    pattern = Path(FILES[name])
+    if "*" not in FILES[name]:
+        return [FILES[name]] if pattern.exists() else []
+    return [str(path) for path in Path("/").glob(str(pattern.relative_to("/")))]
 
 
 def _is_set(path: str, value: str) -> bool:
@@ -264,7 +274,8 @@ def _number(path: str) -> int:
     return int(Path(path).read_text())
 
 
-def _vmstat() -> dict[str, int]:
+def vmstat() -> dict[str, int]:
+    """/proc/vmstat; what single CPUs have counted is added up first."""
     try:
         Path("/proc/sys/vm/stat_refresh").read_text()
     except OSError:

@@ -108,7 +108,9 @@ def unlock(process: Process, args: dict[str, Any]) -> None:
 def lockall(process: Process, args: dict[str, Any]) -> None:
     calls.call(
         "mlockall",
-        (1 if args["current"] else 0) | (2 if args["future"] else 0) | (4 if args["onfault"] else 0),
+        (1 if args["current"] else 0)
+        | (2 if args["future"] else 0)
+        | (4 if args["onfault"] else 0),
     )
 
 

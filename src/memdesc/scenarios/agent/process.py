@@ -36,8 +36,8 @@ class Process:
         """In a child: pins and userfaultfds belong to the parent alone."""
         for pin in self.pins.values():
             pin.close()
-        for userfault in self.userfaults:
-            os.close(userfault.fd)
+        for held in self.userfaults:
+            os.close(held.fd)
         self.pins.clear()
         self.userfaults.clear()
 
@@ -51,8 +51,7 @@ def be_process(name: str, address: str, folders: dict[str, str]) -> NoReturn:
             stream = _serve(process, stream, address)
     except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(1)
+    os._exit(1)
 
 
 def _connect(name: str, address: str) -> socket.SocketIO:

@@ -11,7 +11,15 @@ from .access import PAGE, Fault
 if TYPE_CHECKING:
     from .process import Process
 
-__all__ = ["PROCESS_VERBS", "RefusedError", "SignalledError", "inside_guest", "span", "verb", "words_of"]
+__all__ = [
+    "PROCESS_VERBS",
+    "RefusedError",
+    "SignalledError",
+    "inside_guest",
+    "span",
+    "verb",
+    "words_of",
+]
 
 Args = dict[str, Any]
 PROCESS_VERBS: dict[str, Callable[[Process, Args], Any]] = {}

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.mm.fork import fork
-from memdesc.mm.mmap import exit_process, mmap, munmap
+from memdesc.mm.hugetlb import hugetlb_file
+from memdesc.mm.mmap import exit_process, mmap, munmap, set_anon_name
+from memdesc.mm.mprotect import mprotect
+from memdesc.mm.mremap import mremap
 from memdesc.mm.process import Process
 from memdesc.mm.vma import VM
 from memdesc.scenarios.model_run import ModelRunner, verb
@@ -53,15 +56,33 @@ def _kill(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
     return None
 
 
+_MAP_FLAGS = {
+    "noreserve": VM.NORESERVE, "locked": VM.LOCKED, "growsdown": VM.GROWSDOWN,
+    "droppable": VM.DROPPABLE,
+}  # fmt: skip
+
+
 @verb("map")
 def _map(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    flags = VM(0)
-    if args["sharing"] == "shared":
-        flags |= VM.SHARED
-    if args["noreserve"]:
-        flags |= VM.NORESERVE
-    mmap(run.kernel, process.mm, vpns.start, len(vpns), prot=prot_of(args["prot"]), flags=flags)
+    flags = VM.SHARED if args["sharing"] == "shared" else VM(0)
+    for name, flag in _MAP_FLAGS.items():
+        if args[name]:
+            flags |= flag
+    file, pgoff = None, None
+    if args["backing"] == "hugetlb":
+        file, pgoff = hugetlb_file(run.kernel), 0
+    if args["file"] is not None:
+        file, pgoff = process.files[args["file"]], args["page"] or 0
+    try:
+        mmap(
+            run.kernel, process.mm, vpns.start, len(vpns),
+            prot=prot_of(args["prot"]), flags=flags, file=file, pgoff=pgoff,
+            fixed=bool(args["fixed"]), populate=bool(args["populate"]),
+        )  # fmt: skip
+    finally:
+        if args["backing"] == "hugetlb" and file is not None:
+            file.closed(run.kernel)
     return None
 
 
@@ -69,6 +90,32 @@ def _map(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 def _unmap(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     munmap(run.kernel, process.mm, vpns.start, vpns.stop)
+    return None
+
+
+@verb("protect")
+def _protect(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    mprotect(run.kernel, process.mm, vpns.start, vpns.stop, prot_of(args["prot"]))
+    return None
+
+
+@verb("remap")
+def _remap(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    new_pages = len(vpns) if args["new_pages"] is None else args["new_pages"]
+    to = None if args["to"] is None else args["to"]["address"] // PAGE
+    mremap(
+        run.kernel, process.mm, vpns.start, len(vpns), new_pages,
+        to=to, dontunmap=bool(args["dontunmap"]),
+    )  # fmt: skip
+    return None
+
+
+@verb("name_area")
+def _name_area(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    set_anon_name(run.kernel, process.mm, vpns.start, vpns.stop, args["text"])
     return None
 
 

@@ -1,0 +1,187 @@
+"""Faults on pages of files, and entries of files that go.
+
+`mm/memory.c:do_read_fault, do_cow_fault, do_shared_fault, finish_fault, wp_page_shared,
+zap_present_folio_ptes; mm/filemap.c:filemap_fault, filemap_map_pages @6.12`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.files import EXT4, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.mark_accessed import mark_accessed
+from memdesc.mm.page_cache import is_cached, read_page
+from memdesc.mm.process import Mm, Signal
+from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.mm.vma import VM, Vma
+from memdesc.mm.writeback import dirty_folio
+from memdesc.mm.wp import new_anon_page
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = [
+    "OpenFile",
+    "do_file_fault",
+    "file_entry_gone",
+    "is_cached",
+    "madvise_willneed",
+    "punch_hole",
+    "wp_page_shared",
+]
+
+
+def do_file_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -> None:
+    """mm/memory.c:do_fault. Raises Signal, OutOfMemory."""
+    if not write:
+        do_read_fault(kernel, mm, vma, vpn)
+    elif not vma.flags & VM.SHARED:
+        do_cow_fault(kernel, mm, vma, vpn)
+    else:
+        do_shared_fault(kernel, mm, vma, vpn)
+
+
+def do_read_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
+    """A load: the cache's page is mapped, writable where nobody wants to know of writes."""
+    pfn = _fault(kernel, vma, vpn)
+    finish_fault(kernel, mm, vma, vpn, pfn, write=False)
+    kernel.say("do_read_fault: the page of the cache")
+
+
+def do_cow_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
+    """A store to a private mapping: a copy, and the cache's page stays unmapped."""
+    anon_vma_prepare(kernel, mm, vma)
+    source = _fault(kernel, vma, vpn)
+    mm.tables.alloc_pte(vpn)
+    pfn = new_anon_page(kernel, vma, vpn)
+    kernel.f.content[pfn] = kernel.f.content[source]
+    bits = e.ACCESSED | e.SOFT_DIRTY
+    if vma.flags & VM.WRITE:
+        bits |= e.RW | e.DIRTY
+    mm.tables.set(vpn, e.present(pfn, bits))
+    kernel.f.maps[pfn] = 1
+    kernel.batch(pfn, BATCH_ADD)
+    kernel.say("do_cow_fault: a private copy of the cache's page")
+
+
+def do_shared_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
+    """A store to a shared mapping: the file system is asked, the folio is dirty at once."""
+    pfn = _fault(kernel, vma, vpn)
+    _page_mkwrite(kernel, vma, pfn)
+    finish_fault(kernel, mm, vma, vpn, pfn, write=True)
+    dirty_folio(kernel, pfn)
+    kernel.say("do_shared_fault: mapped for writing, the folio is dirty")
+
+
+def finish_fault(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool
+) -> None:
+    """Map a page of the cache, or all pages of its folio."""
+    mm.tables.alloc_pte(vpn)
+    for at, page in _pages_to_map(kernel, mm, vma, vpn, pfn):
+        map_page(kernel, mm, vma, at, page, write=write)
+
+
+def map_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool = False) -> None:
+    """set_pte_range() of one page; its entry is empty."""
+    bits = e.ACCESSED | e.SOFT_DIRTY
+    if write:
+        bits |= e.DIRTY | (e.RW if vma.flags & VM.WRITE else 0)
+    elif vma.flags & VM.WRITE and vma.flags & VM.SHARED and not wants_writenotify(vma):
+        bits |= e.RW
+    mm.tables.set(vpn, e.present(pfn, bits))
+    kernel.f.maps[pfn] += 1
+    kernel.get(pfn)
+
+
+def wp_page_shared(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int) -> None:
+    """mm/memory.c:wp_page_shared: the entry becomes writable where it is."""
+    pfn = e.pfn_of(entry)
+    _page_mkwrite(kernel, vma, pfn)
+    mm.tables.set(vpn, entry | e.RW | e.DIRTY | e.ACCESSED | e.SOFT_DIRTY)
+    dirty_folio(kernel, pfn)
+    kernel.say("wp_page_shared: writable in place, the folio is dirty")
+
+
+def wants_writenotify(vma: Vma) -> bool:
+    """mm/vma.c:vma_wants_writenotify: whether entries begin without RW to see the first write."""
+    assert vma.file is not None
+    if not vma.flags & VM.SOFTDIRTY or vma.flags & VM.UFFD_WP:
+        return True
+    return bool(vma.file.mapping.fs.tracks_writes)
+
+
+def file_entry_gone(kernel: Kernel, vma: Vma, pfn: int, entry: int) -> None:
+    """An entry that mapped a page of a file is about to go: its bits pass to the folio."""
+    if entry & e.DIRTY:
+        dirty_folio(kernel, pfn)
+    if entry & e.ACCESSED and not vma.flags & (VM.RAND_READ | VM.SEQ_READ):
+        mark_accessed(kernel, pfn)
+
+
+def madvise_willneed(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
+    """MADV_WILLNEED of a file: read it, without mapping it (`mm/madvise.c:madvise_willneed`)."""
+    from memdesc.mm.readahead import force_readahead
+
+    assert vma.file is not None
+    if vma.file.mapping.fs.has_device:
+        force_readahead(kernel, vma.file, vma.index_of(vpn_start), vpn_end - vpn_start)
+
+
+def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
+    """FALLOC_FL_PUNCH_HOLE of pages [first, end). Raises Errno."""
+    from memdesc.mm.truncate import punch_hole as punch
+
+    punch(kernel, file, first, end)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
+    """vm_ops->fault: the page, in the cache. Raises Signal beyond the end of the file."""
+    assert vma.file is not None
+    mapping: AddressSpace = vma.file.mapping
+    index = vma.index_of(vpn)
+    if index >= mapping.pages_in_size:
+        kernel.say("filemap_fault: beyond the end of the file")
+        raise Signal("SIGBUS", "ADRERR")
+    if mapping.fs is EXT4:
+        from memdesc.mm.readahead import sync_mmap_readahead
+
+        sync_mmap_readahead(kernel, vma, index)
+    pfn = read_page(kernel, mapping, index)
+    assert pfn is not None
+    return pfn
+
+
+def _page_mkwrite(kernel: Kernel, vma: Vma, pfn: int) -> None:
+    assert vma.file is not None
+    if vma.file.mapping.fs is EXT4:
+        from memdesc.mm.ext4 import ext4_page_mkwrite
+
+        ext4_page_mkwrite(kernel, vma.file.mapping, pfn)
+
+
+def _pages_to_map(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int
+) -> list[tuple[int, int]]:
+    """finish_fault() @7.2: the whole folio where it fits and nothing is mapped there yet."""
+    pages = 1 << kernel.order_of(pfn)
+    if pages == 1 or not kernel.rules.faults_map_whole_folios or vma.flags & VM.UFFD_WP:
+        return [(vpn, pfn)]
+    head = kernel.head(pfn)
+    first = vpn - (pfn - head)
+    assert vma.file is not None
+    if (
+        first < vma.vpn_start
+        or first + pages > vma.vpn_end
+        or first >> 9 != (first + pages - 1) >> 9
+        or int(kernel.f.index[head]) + pages > vma.file.mapping.pages_in_size
+        or any(mm.tables.entry(at) for at in range(first, first + pages))
+    ):
+        return [(vpn, pfn)]
+    return [(first + at, head + at) for at in range(pages)]

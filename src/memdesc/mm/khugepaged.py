@@ -1,0 +1,242 @@
+"""Collapsing small pages into a huge one: MADV_COLLAPSE, and khugepaged's pass over everything.
+
+`mm/khugepaged.c:hpage_collapse_scan_pmd, __collapse_huge_page_isolate, collapse_huge_page,
+madvise_collapse, madvise_collapse_errno @6.12`.  khugepaged wants the settings' permission, a page
+that was used lately, and obeys three limits; MADV_COLLAPSE wants none of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.huge_memory import map_huge_pmd, new_huge_folio
+from memdesc.mm.large_folio import likely_mapped_shared
+from memdesc.mm.process import Errno, Mm
+from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.mm.thp_orders import pmd_allowed
+from memdesc.mm.vma import VM, Vma
+from memdesc.mm.zap import drop_mapping
+from memdesc.model.compiled import array
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["Scan", "khugepaged_pass", "madvise_collapse"]
+
+
+class Scan(Enum):
+    """enum scan_result, and what MADV_COLLAPSE makes of it."""
+
+    FAIL = "it cannot be"
+    SUCCEED = "collapsed"
+    PMD_NONE = "nothing was ever there"
+    PMD_MAPPED = "huge already"
+    EXCEED_NONE_PTE = "more empty entries than max_ptes_none"
+    EXCEED_SWAP_PTE = "more swapped pages than max_ptes_swap"
+    EXCEED_SHARED_PTE = "more shared pages than max_ptes_shared"
+    PTE_NON_PRESENT = "an entry is not present"
+    PTE_UFFD_WP = "userfaultfd protects a page"
+    PAGE_RO = "no entry is writable"
+    LACK_REFERENCED_PAGE = "no page was used lately"
+    PAGE_NULL = "an entry without a page"
+    PAGE_ANON = "a page that is not anonymous"
+    PAGE_COUNT = "somebody else holds a page"
+    PAGE_LRU = "a page is on no list"
+    ALLOC_HUGE_PAGE_FAIL = "no huge page is free"
+
+
+_GO_ON: Final = frozenset(
+    (
+        Scan.PTE_NON_PRESENT, Scan.PTE_UFFD_WP, Scan.PAGE_RO, Scan.LACK_REFERENCED_PAGE,
+        Scan.PAGE_NULL, Scan.PAGE_COUNT, Scan.PAGE_LRU,
+    )
+)  # fmt: skip
+"""After these MADV_COLLAPSE goes on with the next 2 MiB; others end it."""
+_ERRNO: Final = {
+    Scan.ALLOC_HUGE_PAGE_FAIL: "ENOMEM",
+    Scan.EXCEED_NONE_PTE: "EBUSY",
+    Scan.PAGE_COUNT: "EAGAIN",
+    Scan.PAGE_LRU: "EAGAIN",
+}
+"""madvise_collapse_errno(); EINVAL for all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """khugepaged's settings."""
+
+    none: int
+    swap: int
+    shared: int
+
+
+def madvise_collapse(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
+    """MADV_COLLAPSE of the part of a range that one area has. Raises Errno.
+
+    It is fine if every aligned 2 MiB inside the range is huge afterwards; none inside is fine too.
+    """
+    if not vma.is_anonymous:
+        from memdesc.mm.filemap import collapse_file
+
+        collapse_file(kernel, mm, vma, vpn_start, vpn_end)
+        return
+    if not pmd_allowed(kernel, mm, vma, sysfs=False) or not _has_room(vma):
+        raise Errno("EINVAL")
+    kernel.drain()
+    first = -(-vpn_start // TABLE_ENTRIES) * TABLE_ENTRIES
+    end = vpn_end // TABLE_ENTRIES * TABLE_ENTRIES
+    huge, last = 0, Scan.FAIL
+    for low in range(first, end, TABLE_ENTRIES):
+        result = _collapse(kernel, mm, vma, low, None)
+        if result in (Scan.SUCCEED, Scan.PMD_MAPPED):
+            huge += 1
+            continue
+        last = result
+        if result not in _GO_ON:
+            break
+    if huge * TABLE_ENTRIES != end - first:
+        raise Errno(_ERRNO.get(last, "EINVAL"))
+
+
+def khugepaged_pass(kernel: Kernel) -> None:
+    """khugepaged looks at every address space that is registered, once."""
+    knobs = kernel.knobs
+    limits = _Limits(
+        int(knobs["max_ptes_none"]), int(knobs["max_ptes_swap"]), int(knobs["max_ptes_shared"])
+    )
+    kernel.drain()
+    for process in kernel.processes.values():
+        if not process.mm.khugepaged:
+            continue
+        for vma in process.mm.vmas:
+            if not vma.is_anonymous or not pmd_allowed(kernel, process.mm, vma):
+                continue
+            first = -(-vma.vpn_start // TABLE_ENTRIES) * TABLE_ENTRIES
+            for low in range(first, vma.vpn_end - TABLE_ENTRIES + 1, TABLE_ENTRIES):
+                _collapse(kernel, process.mm, vma, low, limits)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _has_room(vma: Vma) -> bool:
+    """Whether any aligned 2 MiB lies in the area."""
+    return -(-vma.vpn_start // TABLE_ENTRIES) < vma.vpn_end // TABLE_ENTRIES
+
+
+def _collapse(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) -> Scan:
+    """One aligned 2 MiB. `limits`: of khugepaged; None for MADV_COLLAPSE."""
+    pmd = mm.tables.pmd_of(low)
+    result = Scan.PMD_NONE
+    if pmd is not None and pmd.huge:
+        result = Scan.PMD_MAPPED
+    elif pmd is not None and pmd.table is not None:
+        result = _scan(kernel, mm, vma, low, limits)
+        if result is Scan.SUCCEED:
+            result = _collapse_huge_page(kernel, mm, vma, low)
+    kernel.say(f"hpage_collapse_scan_pmd: {result.value}")
+    return result
+
+
+def _scan(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) -> Scan:
+    """hpage_collapse_scan_pmd(): whether all entries of a table may go into a huge page."""
+    none = swapped = shared = referenced = 0
+    writable = False
+    for vpn in range(low, low + TABLE_ENTRIES):
+        entry = mm.tables.entry(vpn)
+        if entry != e.NONE_ENTRY and not e.is_present(entry):
+            swapped += 1
+            if limits is not None and swapped > limits.swap:
+                return Scan.EXCEED_SWAP_PTE
+            if entry & e.UFFD_WP_SWAP or e.swap_type(entry) is e.SwapType.MARKER:
+                return Scan.PTE_UFFD_WP
+            continue
+        if entry == e.NONE_ENTRY or e.pfn_of(entry) == kernel.zero_pfn:
+            none += 1
+            armed = vma.flags & VM.UFFD_MISSING
+            if armed or (limits is not None and none > limits.none):
+                return Scan.EXCEED_NONE_PTE
+            continue
+        if entry & e.UFFD_WP:
+            return Scan.PTE_UFFD_WP
+        writable |= bool(entry & e.RW)
+        result = _page(kernel, entry)
+        if result is not Scan.SUCCEED:
+            return result
+        pfn = e.pfn_of(entry)
+        shared += likely_mapped_shared(kernel, pfn)
+        if limits is not None and shared > limits.shared:
+            return Scan.EXCEED_SHARED_PTE
+        referenced += bool(entry & e.ACCESSED or kernel.flags(pfn) & KPF.REFERENCED)
+    if kernel.rules.collapse_wants_writable and not writable:
+        return Scan.PAGE_RO
+    if limits is not None and (not referenced or (swapped and referenced < TABLE_ENTRIES // 2)):
+        return Scan.LACK_REFERENCED_PAGE
+    return Scan.SUCCEED
+
+
+def _page(kernel: Kernel, entry: int) -> Scan:
+    """One page that is present: whether it could be taken out."""
+    if entry & e.SPECIAL:
+        return Scan.PAGE_NULL
+    head = kernel.head(e.pfn_of(entry))
+    flags = kernel.flags(head)
+    if not flags & KPF.ANON:
+        return Scan.PAGE_ANON
+    if not flags & KPF.LRU:
+        return Scan.PAGE_LRU
+    cached = 1 << kernel.order_of(head) if flags & KPF.SWAPCACHE else 0
+    if kernel.refs(head) != kernel.mapcount(head) + cached:
+        return Scan.PAGE_COUNT
+    return Scan.SUCCEED
+
+
+def _collapse_huge_page(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
+    """collapse_huge_page(): a new folio with the contents of all; the table is deposited."""
+    anon_vma_prepare(kernel, mm, vma)
+    pfn = new_huge_folio(kernel, vma, low)
+    if pfn is None:
+        return Scan.ALLOC_HUGE_PAGE_FAIL
+    result = _swap_in(kernel, mm, vma, low)
+    if result is not Scan.SUCCEED:
+        kernel.put(pfn)
+        return result
+    content = array(kernel.f.content)
+    old: list[int] = []
+    for page in range(TABLE_ENTRIES):
+        entry = mm.tables.entry(low + page)
+        if entry != e.NONE_ENTRY and not entry & e.SPECIAL:
+            content[pfn + page] = content[e.pfn_of(entry)]
+            old.append(e.pfn_of(entry))
+        mm.tables.set(low + page, e.NONE_ENTRY)
+    for page in old:
+        if kernel.flags(page) & KPF.SWAPCACHE:
+            from memdesc.mm.swap import free_swap_cache
+
+            free_swap_cache(kernel, page)
+        drop_mapping(kernel, page)
+    map_huge_pmd(kernel, mm, vma, low, pfn)
+    return Scan.SUCCEED
+
+
+def _swap_in(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
+    """__collapse_huge_page_swapin(), and a second look at what came."""
+    for vpn in range(low, low + TABLE_ENTRIES):
+        entry = mm.tables.entry(vpn)
+        if entry == e.NONE_ENTRY or e.is_present(entry):
+            continue
+        if e.swap_type(entry) is not e.SwapType.SWAP:
+            return Scan.PTE_NON_PRESENT
+        from memdesc.mm.swap import do_swap_page
+
+        do_swap_page(kernel, mm, vma, vpn, entry, write=False, unshare=False)
+        kernel.drain()
+        result = _page(kernel, mm.tables.entry(vpn))
+        if result is not Scan.SUCCEED:
+            return result
+    return Scan.SUCCEED

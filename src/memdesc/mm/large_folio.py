@@ -1,0 +1,230 @@
+"""Folios of several pages: small ones at a fault, splitting, and splitting later.
+
+`mm/memory.c:alloc_anon_folio`, `mm/huge_memory.c:split_huge_page_to_list_to_order,
+deferred_split_folio, deferred_split_scan`, `mm/rmap.c:__folio_remove_rmap` @6.12.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.frames import ANON_NEW, BATCH_ADD, Kind
+from memdesc.mm.large_folio_loops import split_columns
+from memdesc.mm.process import Mm, OutOfMemory
+from memdesc.mm.rmap import mappings_of
+from memdesc.mm.thp_orders import PMD_ORDER, suitable_orders
+from memdesc.mm.vma import VM, Vma
+from memdesc.model.compiled import array
+from memdesc.types import MemoryType
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = [
+    "deferred_split", "deferred_split_scan", "likely_mapped_shared", "page_unmapped",
+    "pmd_unmapped", "split_folio", "try_large_anon",
+]  # fmt: skip
+
+_DEFERRED: Final = 1 << 60
+"""Of `Frames.flags`, above what /proc/kpageflags has: the folio is on the deferred split list."""
+_PARTIALLY_MAPPED: Final = 1 << 61
+"""PG_partially_mapped: some of its pages were unmapped."""
+
+
+def try_large_anon(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
+    """alloc_anon_folio() with an order above 0, and its mapping: whether it was done.
+
+    The largest allowed order whose entries are all empty is tried, then smaller ones.
+    """
+    tables = mm.tables
+    assert vma.anon_vma is not None
+    for order in suitable_orders(kernel, mm, vma, vpn):
+        low = vpn >> order << order
+        pages = range(1 << order)
+        if any(tables.entry(low + page) for page in pages):
+            continue
+        try:
+            pfn = kernel.alloc_folio(
+                MemoryType.ANON,
+                order,
+                flags=ANON_NEW,
+                mapping=vma.anon_vma.number,
+                index=vma.index_of(low),
+            )
+        except OutOfMemory:
+            continue
+        write = e.RW | e.DIRTY if vma.flags & VM.WRITE else 0
+        for page in pages:
+            kernel.f.maps[pfn + page] = 1
+            kernel.set_exclusive(pfn + page, True)
+            bits = e.ACCESSED | e.SOFT_DIRTY | write
+            tables.set(low + page, e.present(pfn + page, bits))
+        kernel.get(pfn, len(pages) - 1)
+        kernel.batch(pfn, BATCH_ADD)
+        if vma.flags & VM.LOCKED:
+            from memdesc.mm.mlock import mlock_new_folio
+
+            mlock_new_folio(kernel, vma, pfn)
+        kernel.say(f"do_anonymous_page: written, a folio of {len(pages)} pages")
+        return True
+    return False
+
+
+# --- splitting -----------------------------------------------------------------------------
+
+
+def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) -> str:
+    """split_huge_page_to_order(): pieces of 2^new_order, or why not, as an errno's name.
+
+    `held`: references of the caller to the folio, which keep its first piece. Pieces that nobody
+    maps are freed. Only anonymous folios are split; those of files stay whole (EBUSY).
+    """
+    head = kernel.head(pfn)
+    flags = kernel.flags(head)
+    order = kernel.order_of(head)
+    if new_order >= order or (new_order == 1 and flags & KPF.ANON):
+        return "EINVAL"
+    if flags & (KPF.WRITEBACK | KPF.ZERO_PAGE) or not flags & KPF.ANON:
+        return "EBUSY"
+    cached = 1 << order if flags & KPF.SWAPCACHE else 0
+    if kernel.refs(head) != kernel.mapcount(head) + cached + held:
+        kernel.say("can_split_folio: somebody else holds it")
+        return "EAGAIN"
+    _split_pmds(kernel, head)
+    if not kernel.machine.split(head, new_order):
+        return "ENOMEM"
+    count = 1 << (order - new_order)
+    kernel.f.flags[head] &= ~(_DEFERRED | _PARTIALLY_MAPPED)
+    split_columns(kernel.f, head, new_order)
+    size = 1 << new_order
+    kernel.say(f"__split_huge_page: {count} folios")
+    for piece in range(head, head + (1 << order), size):
+        # Nobody may free a piece before all was done with it; __split_huge_page holds each too.
+        kernel.get(piece, 1 + (held if piece == head else 0) + (size if cached else 0))
+    drops = kernel.rules.split_drops_zero_pages and not new_order
+    for piece in range(head, head + (1 << order), size):
+        if drops:
+            _map_zero_page_instead(kernel, piece)
+        if cached:
+            from memdesc.mm.swap import folio_was_split
+
+            folio_was_split(kernel, head, piece)
+        kernel.put(piece)
+    return ""
+
+
+def likely_mapped_shared(kernel: Kernel, pfn: int) -> bool:
+    """Whether more than one process seems to map a page's folio.
+
+    6.1 looks at this page's map count (page_mapcount), 6.12 guesses by the first page's
+    (folio_likely_mapped_shared), 7.2 knows (folio_maybe_mapped_shared).
+    """
+    head = kernel.head(pfn)
+    total = kernel.mapcount(head)
+    order = kernel.order_of(head)
+    f = kernel.f
+    if not order:
+        return total > 1
+    if kernel.rules.knows_who_maps_large:
+        spaces = {id(mm) for page in kernel.pages_of(head) for mm, _, _ in mappings_of(kernel, page)}
+        return len(spaces) > 1
+    if not kernel.rules.small_folios_only_reuse:
+        return int(f.maps[pfn]) + int(f.entire[head]) > 1
+    if total <= 1:
+        return False
+    return bool(f.entire[head]) or total > 1 << order or f.maps[head] > 1
+
+
+# --- splitting later -------------------------------------------------------------------------
+
+
+def deferred_split(kernel: Kernel, pfn: int, *, partially: bool) -> None:
+    """deferred_split_folio(): the shrinker will look at it."""
+    if kernel.order_of(pfn) <= 1:
+        return
+    head = kernel.head(pfn)
+    kernel.f.flags[head] |= _DEFERRED | (_PARTIALLY_MAPPED if partially else 0)
+    if partially:
+        kernel.say("deferred_split_folio: partly unmapped, memory pressure will split it")
+
+
+def page_unmapped(kernel: Kernel, pfn: int) -> None:
+    """An entry of the lowest level that mapped a page of a large folio is gone."""
+    head = kernel.head(pfn)
+    if kernel.f.maps[pfn] or kernel.f.entire[head] or not kernel.flags(head) & KPF.ANON:
+        return
+    if kernel.mapcount(head):
+        deferred_split(kernel, head, partially=True)
+
+
+def pmd_unmapped(kernel: Kernel, head: int) -> None:
+    """A PMD that mapped a folio is gone: others may still map some of its pages by entries."""
+    if kernel.f.entire[head]:
+        return
+    mapped = sum(bool(kernel.f.maps[page]) for page in kernel.pages_of(head))
+    if 0 < mapped < 1 << kernel.order_of(head):
+        deferred_split(kernel, head, partially=True)
+
+
+def deferred_split_scan(kernel: Kernel) -> None:
+    """The shrinker: split what is partly unmapped, and huge pages of which little is used.
+
+    A folio that is in full use leaves the list; one that cannot be split now stays on it only if
+    it is partly unmapped.
+    """
+    flags = array(kernel.f.flags)
+    listed = np.flatnonzero((flags & _DEFERRED != 0) & (array(kernel.f.kind) == Kind.FOLIO))
+    for head in listed.tolist():
+        partially = bool(flags[head] & _PARTIALLY_MAPPED)
+        if not partially and not _is_underused(kernel, head):
+            flags[head] &= ~_DEFERRED
+            continue
+        if split_folio(kernel, head) and not partially:
+            flags[head] &= ~_DEFERRED
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _split_pmds(kernel: Kernel, head: int) -> None:
+    """unmap_folio(): every PMD that maps the folio becomes 512 entries; dirt moves to the folio."""
+    from memdesc.mm.huge_memory import split_pmd
+
+    if kernel.f.entire[head]:
+        for mm, vma, vpn in list(mappings_of(kernel, head)):
+            pmd = mm.tables.pmd_of(vpn)
+            if pmd is not None and pmd.huge:
+                split_pmd(kernel, mm, vma, vpn)
+    if kernel.flags(head) & KPF.DIRTY:
+        return
+    for page in kernel.pages_of(head):
+        if any(mm.tables.entry(vpn) & e.DIRTY for mm, _, vpn in mappings_of(kernel, page)):
+            kernel.set_flags(head, int(KPF.DIRTY))
+            return
+
+
+def _map_zero_page_instead(kernel: Kernel, pfn: int) -> None:
+    """try_to_map_unused_to_zeropage(): a piece of zeroes is not kept."""
+    flags = kernel.flags(pfn)
+    if kernel.f.content[pfn] or flags & (KPF.MLOCKED | KPF.HWPOISON | KPF.SWAPCACHE):
+        return
+    for mm, vma, vpn in list(mappings_of(kernel, pfn)):
+        if vma.flags & VM.LOCKED:
+            continue
+        mm.tables.set(vpn, e.present(kernel.zero_pfn, e.SPECIAL | e.ACCESSED))
+        kernel.f.maps[pfn] -= 1
+        kernel.put(pfn)
+
+
+def _is_underused(kernel: Kernel, head: int) -> bool:
+    """thp_underused(): more pages of zeroes than max_ptes_none."""
+    limit = int(kernel.knobs["max_ptes_none"])
+    order = kernel.order_of(head)
+    if not kernel.rules.split_drops_zero_pages or order < PMD_ORDER or limit == (1 << order) - 1:
+        return False
+    content = array(kernel.f.content)[head : head + (1 << order)]
+    return int((content == 0).sum()) > limit

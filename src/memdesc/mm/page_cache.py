@@ -1,0 +1,190 @@
+"""The page cache: folios of a file by index, reading and writing files through it.
+
+`mm/filemap.c:__filemap_add_folio, __filemap_remove_folio, filemap_read, generic_perform_write,
+do_mincore's mincore_page, cachestat @6.12`.  A folio in the cache holds one reference per page,
+and one more for private data (buffer heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.check import HOLDERS
+from memdesc.mm.files import EXT4, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.mark_accessed import mark_accessed
+from memdesc.mm.process import Errno
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = [
+    "add_folio",
+    "attach_private",
+    "cachestat",
+    "detach_private",
+    "file_mappings",
+    "is_cached",
+    "pread",
+    "pwrite",
+    "read_page",
+    "remove_folio",
+]
+
+_PRIVATE = int(KPF.PRIVATE)
+
+
+def add_folio(
+    kernel: Kernel, mapping: AddressSpace, index: int, order: int = 0, *, flags: int | None = None
+) -> int:
+    """filemap_add_folio(): a new zeroed folio at an index; its first frame.
+
+    Raises OutOfMemory.
+    """
+    pfn = kernel.alloc_folio(
+        mapping.fs.kind,
+        order,
+        flags=mapping.fs.new_flags if flags is None else flags,
+        mapping=mapping.number,
+        index=index,
+    )
+    for page in range(1 << order):
+        assert index + page not in mapping.pages
+        mapping.pages[index + page] = pfn + page
+    kernel.get(pfn, (1 << order) - 1)
+    kernel.batch(pfn, BATCH_ADD)
+    return pfn
+
+
+def remove_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
+    """filemap_remove_folio(): out of the cache; who still holds it keeps it without a file."""
+    head = kernel.head(pfn)
+    index, pages = int(kernel.f.index[head]), 1 << int(kernel.f.order[head])
+    detach_private(kernel, head)
+    for page in range(pages):
+        del mapping.pages[index + page]
+    kernel.f.mapping[head] = 0
+    kernel.put(head, pages)
+
+
+def attach_private(kernel: Kernel, pfn: int) -> None:
+    """folio_attach_private(): buffer heads, and the reference that they hold."""
+    if not kernel.flags(pfn) & _PRIVATE:
+        kernel.set_flags(pfn, _PRIVATE)
+        kernel.get(pfn)
+
+
+def detach_private(kernel: Kernel, pfn: int) -> None:
+    """folio_detach_private()."""
+    if kernel.flags(pfn) & _PRIVATE:
+        kernel.clear_flags(pfn, _PRIVATE)
+        kernel.put(pfn)
+
+
+def read_page(kernel: Kernel, mapping: AddressSpace, index: int, *, create: bool = True) -> int | None:
+    """The page at an index, brought into the cache with its content; None: a hole that stays one.
+
+    `create`: a hole of shmem gets a page. Raises OutOfMemory.
+    """
+    found = mapping.pages.get(index)
+    if mapping.is_shmem and (create or index in mapping.swapped):
+        from memdesc.mm.shmem import shmem_get_page
+
+        return shmem_get_page(kernel, mapping, index)
+    if found is not None or mapping.is_shmem:
+        return found
+    if mapping.fs is EXT4:
+        from memdesc.mm.ext4 import ext4_read_folio
+
+        return ext4_read_folio(kernel, mapping, index)
+    return add_folio(kernel, mapping, index)
+
+
+def pread(kernel: Kernel, file: OpenFile, first: int, pages: int | None) -> tuple[int, ...]:
+    """pread(2) of whole pages: their contents, as far as the file goes. Raises Errno."""
+    mapping = file.mapping
+    if mapping.fs is SECRETMEM:
+        raise Errno("EINVAL")
+    end = mapping.pages_in_size if pages is None else min(first + pages, mapping.pages_in_size)
+    if not mapping.is_shmem:
+        from memdesc.mm.readahead import filemap_get_pages
+
+        filemap_get_pages(kernel, file, first, end)
+    found = []
+    for index in range(first, end):
+        pfn = read_page(kernel, mapping, index, create=False)
+        if pfn is not None:
+            mark_accessed(kernel, pfn)
+        found.append(int(kernel.f.content[pfn]) if pfn is not None else 0)
+    return tuple(found)
+
+
+def pwrite(kernel: Kernel, file: OpenFile, first: int, contents: Sequence[int]) -> int:
+    """pwrite(2) of whole pages through the cache: bytes written. Raises Errno."""
+    mapping = file.mapping
+    if file.readonly:
+        raise Errno("EBADF")
+    if mapping.fs is SECRETMEM:
+        raise Errno("EINVAL")
+    if file.append:
+        # Linux's pwrite() appends as well, whatever the offset (open(2), BUGS).
+        first = mapping.size // PAGE_BYTES
+    if mapping.is_shmem:
+        from memdesc.mm.shmem import shmem_write_begin as write_begin
+    else:
+        from memdesc.mm.ext4 import ext4_write_begin as write_begin
+    from memdesc.mm.writeback import dirty_folio
+
+    for at, content in enumerate(contents):
+        index = first + at
+        pfn = write_begin(kernel, mapping, index, len(contents) - at)
+        kernel.f.content[pfn] = content
+        mapping.size = max(mapping.size, (index + 1) * PAGE_BYTES)
+        dirty_folio(kernel, pfn)
+        mark_accessed(kernel, pfn)
+    kernel.say("generic_perform_write: through the page cache, which is dirty now")
+    return len(contents) * PAGE_BYTES
+
+
+def is_cached(kernel: Kernel, file: OpenFile, index: int) -> bool:
+    """mm/mincore.c:mincore_page: whether a page of a file is in the cache, with its content."""
+    pfn = file.mapping.pages.get(index)
+    return pfn is not None and bool(kernel.flags(pfn) & KPF.UPTODATE)
+
+
+def cachestat(
+    kernel: Kernel, mapping: AddressSpace, first: int, pages: int | None
+) -> tuple[int, int, int, int, int]:
+    """cachestat(2): cached, dirty, under writeback, evicted, recently evicted. Raises Errno."""
+    if not kernel.rules.cachestat:
+        raise Errno("ENOSYS")
+    end = mapping.pages_in_size if pages is None else first + pages
+    cached = [pfn for index, pfn in mapping.pages.items() if first <= index < end]
+    # Dirty pages are counted by their tags, which file systems without a device never set.
+    tagged = [kernel.flags(pfn) for pfn in cached] if mapping.fs.has_device else []
+    dirty = sum(bool(flags & KPF.DIRTY) for flags in tagged)
+    writing = sum(bool(flags & KPF.WRITEBACK) for flags in tagged)
+    return len(cached), dirty, writing, len(mapping.swapped), 0
+
+
+def file_mappings(kernel: Kernel) -> list[AddressSpace]:
+    """Every file that lives."""
+    return [found for found in kernel.mappings.values() if isinstance(found, AddressSpace)]
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _held(kernel: Kernel) -> Iterator[tuple[int, int]]:
+    """References of the page cache; what it says of its folios must be what they say."""
+    for mapping in file_mappings(kernel):
+        for index, pfn in mapping.pages.items():
+            head = kernel.head(pfn)
+            assert int(kernel.f.mapping[head]) == mapping.number, f"frame {pfn:#x}: another file"
+            assert int(kernel.f.index[head]) + pfn - head == index, f"frame {pfn:#x}: index"
+            yield head, 1 + (pfn == head and bool(kernel.f.flags[head] & _PRIVATE))
+
+
+HOLDERS.append(_held)

@@ -1,0 +1,296 @@
+"""Who takes references to user pages, and what each takes: pipes, io_uring, debuggers, direct I/O.
+
+`fs/splice.c:iter_to_pipe, io_uring/rsrc.c:io_sqe_buffer_register, mm/process_vm_access.c:
+process_vm_rw_single_vec, mm/memory.c:__access_remote_vm, block/bio.c:bio_iov_iter_get_pages,
+kernel/futex/core.c:get_futex_key @6.12`.
+
+    vmsplice              FOLL_GET, fast, read     until the pipe is read or closed
+    io_uring buffers      FOLL_PIN, LONGTERM, WRITE  until they are unregistered
+    process_vm_readv      FOLL_PIN, remote         as long as the copy takes; writev dirties
+    /proc/PID/mem         FOLL_GET, FORCE, remote  one page at a time; a write dirties
+    O_DIRECT              FOLL_PIN (6.1: FOLL_GET) as long as the I/O takes; a read dirties
+    futex, shared         FOLL_GET, fast           for the look-up of the key
+
+What user space holds by a descriptor is in `Process.pins`, and ends with the process at the latest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.check import HOLDERS
+from memdesc.mm.frames import PIN_BIAS
+from memdesc.mm.gup import (
+    FOLL,
+    get_user_pages,
+    get_user_pages_fast,
+    pin_user_pages,
+    pin_user_pages_fast,
+    put_pages,
+    unpin_user_pages,
+)
+from memdesc.mm.process import Errno, Mm, Process
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = [
+    "FixedBuffer",
+    "Pipe",
+    "access_remote_vm",
+    "direct_io_pages",
+    "futex_key",
+    "process_vm_readv",
+    "process_vm_writev",
+    "register_buffer",
+    "vmsplice",
+]
+
+FutexKey: TypeAlias = tuple[str, int, int]
+"""("private", id of the address space, page) or ("shared", number of the file, page of it)."""
+
+_BATCH: Final = 16
+"""Pages that vmsplice gets at once (`fs/splice.c:iter_to_pipe`)."""
+
+
+@dataclass(slots=True, eq=False)
+class Pipe:
+    """Pages of user memory in a pipe. What they hold is what a reader will get, then."""
+
+    pages: list[int] = field(default_factory=list)
+
+    def read(self, kernel: Kernel) -> tuple[int, ...]:
+        """Contents of all pages; their references end. Raises Errno where the pipe is empty."""
+        if not self.pages:
+            raise Errno("EAGAIN")
+        found = tuple(int(kernel.f.content[pfn]) for pfn in self.pages)
+        self.release(kernel)
+        return found
+
+    def release(self, kernel: Kernel) -> None:
+        """The pipe is closed, or was read."""
+        put_pages(kernel, self.pages)
+        self.pages = []
+
+    def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
+        """(frame, references) of what it holds."""
+        for pfn in self.pages:
+            yield pfn, 1
+
+
+@dataclass(slots=True, eq=False)
+class FixedBuffer:
+    """A registered buffer of an io_uring: reads and writes go past every page table."""
+
+    pages: list[int]
+    held: list[int]
+    """Those that are still pinned: of a buffer inside one large folio, a single one."""
+    accounted: int = 0
+    """Pages that count against RLIMIT_MEMLOCK: the whole of each large folio, once."""
+
+    def write(self, kernel: Kernel, contents: Sequence[int]) -> int:
+        """IORING_OP_READ_FIXED: as a device would write. Bytes."""
+        for pfn, content in zip(self.pages, contents, strict=True):
+            kernel.f.content[pfn] = content
+        kernel.say("io_uring: written to the pinned pages, whatever is mapped now")
+        return 4096 * len(self.pages)
+
+    def read(self, kernel: Kernel) -> tuple[int, ...]:
+        """IORING_OP_WRITE_FIXED: contents of the pinned pages."""
+        return tuple(int(kernel.f.content[pfn]) for pfn in self.pages)
+
+    def release(self, kernel: Kernel) -> None:
+        """IORING_UNREGISTER_BUFFERS: unpinned, and never dirtied (`io_buffer_unmap`)."""
+        unpin_user_pages(kernel, self.held)
+        self.pages, self.held, self.accounted = [], [], 0
+
+    def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
+        """(frame, references) of what it holds."""
+        for pfn in self.held:
+            if pfn != kernel.zero_pfn:
+                yield pfn, 1 if kernel.order_of(pfn) else PIN_BIAS
+
+
+def vmsplice(kernel: Kernel, process: Process, vpn: int, count: int) -> Pipe:
+    """vmsplice(2): a new pipe with references to the pages themselves. Raises Errno.
+
+    It ends early, without an error, at the first page that is not to be had.
+    """
+    pipe = Pipe()
+    while len(pipe.pages) < count:
+        wanted = min(_BATCH, count - len(pipe.pages))
+        try:
+            got = get_user_pages_fast(kernel, process.mm, vpn + len(pipe.pages), wanted)
+        except Errno:
+            if not pipe.pages:
+                raise
+            break
+        pipe.pages += got
+    return pipe
+
+
+def register_buffer(kernel: Kernel, process: Process, vpn: int, count: int) -> FixedBuffer:
+    """IORING_REGISTER_BUFFERS of one buffer: all of its pages or none. Raises Errno."""
+    flags = FOLL.WRITE | FOLL.LONGTERM
+    if kernel.rules.fixed_buffers_pinned_fast:
+        pages = pin_user_pages_fast(kernel, process.mm, vpn, count, flags)
+    else:
+        pages = pin_user_pages(kernel, process.mm, vpn, count, flags)
+    error = "EFAULT" if len(pages) < count else _refused_file(kernel, process.mm, vpn, count)
+    if error:
+        unpin_user_pages(kernel, pages)
+        raise Errno(error)
+    heads = list(dict.fromkeys(kernel.head(pfn) for pfn in pages))
+    accounted = sum(1 << kernel.order_of(head) for head in heads)
+    if process.memlock_limit is not None:
+        used = sum(_accounted(each) for each in kernel.processes.values())
+        if used + accounted > process.memlock_limit:
+            unpin_user_pages(kernel, pages)
+            kernel.say("io_buffer_account_pin: over RLIMIT_MEMLOCK, ENOMEM")
+            raise Errno("ENOMEM")
+    held = pages
+    if kernel.rules.fixed_buffer_pins_per_folio or (
+        len(heads) == 1 and kernel.rules.fixed_buffer_pins_per_only_folio
+    ):
+        held = _coalesced(kernel, pages)
+    process.mm.pinned_vm += accounted
+    return FixedBuffer(pages, held, accounted)
+
+
+def process_vm_readv(kernel: Kernel, mm: Mm, vpn: int, count: int) -> tuple[int, ...]:
+    """process_vm_readv(2) of another address space, as many pages as can be had. Raises Errno.
+
+    The pin makes what is not exclusive exclusive first, so that reading copies.
+    """
+    pages = _pin_remote(kernel, mm, vpn, count, FOLL(0))
+    found = tuple(int(kernel.f.content[pfn]) for pfn in pages)
+    unpin_user_pages(kernel, pages)
+    return found
+
+
+def process_vm_writev(kernel: Kernel, mm: Mm, vpn: int, contents: Sequence[int]) -> int:
+    """process_vm_writev(2): bytes written. What was written is dirty. Raises Errno."""
+    pages = _pin_remote(kernel, mm, vpn, len(contents), FOLL.WRITE)
+    for pfn, content in zip(pages, contents, strict=False):
+        kernel.f.content[pfn] = content
+    unpin_user_pages(kernel, pages, dirty=True)
+    return 4096 * len(pages)
+
+
+def access_remote_vm(
+    kernel: Kernel, mm: Mm, vpn: int, count: int, contents: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """read(2) or write(2) of /proc/PID/mem: contents of the pages that could be had.
+
+    `contents`: what to write. Raises Errno where not even the first page could be had.
+    """
+    found: list[int] = []
+    for at in range(count):
+        write = FOLL(0) if contents is None else FOLL.WRITE
+        try:
+            pages = get_user_pages(kernel, mm, vpn + at, 1, write | FOLL.FORCE)
+        except Errno as error:
+            if not found:
+                raise Errno("EIO") from error
+            break
+        if contents is not None:
+            kernel.f.content[pages[0]] = contents[at]
+        found.append(int(kernel.f.content[pages[0]]))
+        put_pages(kernel, pages, dirty=contents is not None)
+    return tuple(found)
+
+
+def direct_io_pages(
+    kernel: Kernel, process: Process, vpn: int, count: int, *, to_memory: bool
+) -> list[int]:
+    """Pages of the buffer of an O_DIRECT read (`to_memory`) or write. Raises Errno.
+
+    Give them back with `direct_io_done`.
+    """
+    write = FOLL.WRITE if to_memory else FOLL(0)
+    if kernel.rules.direct_io_pins:
+        return pin_user_pages_fast(kernel, process.mm, vpn, count, write)
+    return get_user_pages_fast(kernel, process.mm, vpn, count, write)
+
+
+def direct_io_done(kernel: Kernel, pages: Sequence[int], *, to_memory: bool) -> None:
+    """bio_release_pages(): what a device wrote to is dirty."""
+    if kernel.rules.direct_io_pins:
+        unpin_user_pages(kernel, pages, dirty=to_memory)
+    else:
+        put_pages(kernel, pages, dirty=to_memory)
+
+
+def futex_key(kernel: Kernel, process: Process, vpn: int, *, shared: bool = True) -> FutexKey:
+    """get_futex_key(): what two waiters must have in common. Raises Errno.
+
+    A shared futex in private memory belongs to the address space, too: only a file's page is the
+    same for others.
+    """
+    if not shared:
+        return "private", id(process.mm), vpn
+    try:
+        pages = get_user_pages_fast(kernel, process.mm, vpn, 1, FOLL.WRITE)
+    except Errno:
+        pages = get_user_pages_fast(kernel, process.mm, vpn, 1)
+    pfn = pages[0]
+    head = kernel.head(pfn)
+    if kernel.flags(pfn) & (KPF.ANON | KPF.ZERO_PAGE):
+        key: FutexKey = ("private", id(process.mm), vpn)
+    else:
+        key = ("shared", int(kernel.f.mapping[head]), int(kernel.f.index[head]) + pfn - head)
+    put_pages(kernel, pages)
+    return key
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _pin_remote(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[int]:
+    try:
+        return pin_user_pages(kernel, mm, vpn, count, flags | FOLL.TOUCH | FOLL.REMOTE)
+    except Errno as error:
+        raise Errno("EFAULT") from error
+
+
+def _refused_file(kernel: Kernel, mm: Mm, vpn: int, count: int) -> str:
+    """io_uring's own test of areas, before get_user_pages had one."""
+    if kernel.rules.refuses_longterm_file_writes:
+        return ""
+    for vma in mm.vmas.overlapping(vpn, vpn + count):
+        if vma.file is None:
+            continue
+        mapping = vma.file.mapping
+        if not mapping.is_shmem and mapping.fs.name != "hugetlbfs":
+            kernel.say("io_pin_pages: a file that is not in memory only, EOPNOTSUPP")
+            return "EOPNOTSUPP"
+    return ""
+
+
+def _coalesced(kernel: Kernel, pages: Sequence[int]) -> list[int]:
+    """One pin for each large folio in a row is enough; the others go back."""
+    held: list[int] = []
+    spare: list[int] = []
+    for pfn in pages:
+        again = bool(held) and kernel.order_of(pfn) > 0 and kernel.head(held[-1]) == kernel.head(pfn)
+        (spare if again else held).append(pfn)
+    unpin_user_pages(kernel, spare)
+    if spare:
+        kernel.say(f"io_uring: {len(spare)} pins given back, one per large folio is enough")
+    return held
+
+
+def _accounted(process: Process) -> int:
+    return sum(held.accounted for held in process.pins.values() if isinstance(held, FixedBuffer))
+
+
+def _held(kernel: Kernel) -> Iterator[tuple[int, int]]:
+    for process in kernel.processes.values():
+        for held in process.pins.values():
+            yield from held.references(kernel)
+
+
+HOLDERS.append(_held)

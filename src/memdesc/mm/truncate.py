@@ -1,0 +1,165 @@
+"""Pages of files that go: truncation, holes, eviction of what is clean.
+
+`mm/truncate.c:truncate_pagecache, truncate_inode_pages_range, invalidate_mapping_pages;
+mm/memory.c:unmap_mapping_pages; mm/shmem.c:shmem_fallocate; fs/ext4/extents.c:ext4_fallocate
+@6.12`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.files import EXT4, HUGETLBFS, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.page_cache import file_mappings, remove_folio
+from memdesc.mm.process import Errno
+from memdesc.mm.zap import zap_range
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = [
+    "drop_caches",
+    "fadvise_dontneed",
+    "fallocate",
+    "ftruncate",
+    "invalidate_mapping_pages",
+    "punch_hole",
+    "set_size",
+    "truncate_inode_pages",
+    "unmap_mapping_pages",
+]
+
+
+def ftruncate(kernel: Kernel, file: OpenFile, size: int) -> None:
+    """ftruncate(2), in bytes. Raises Errno."""
+    if file.readonly:
+        raise Errno("EINVAL")
+    mapping = file.mapping
+    if mapping.fs is SECRETMEM and mapping.size:
+        raise Errno("EINVAL")
+    set_size(kernel, mapping, size)
+
+
+def set_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
+    """truncate_setsize(): pages behind the new end go, also private copies of them."""
+    shrinks = size < mapping.size
+    mapping.size = size
+    if not shrinks:
+        return
+    first = mapping.pages_in_size
+    unmap_mapping_pages(kernel, mapping, first, None, even_cows=True)
+    truncate_inode_pages(kernel, mapping, first)
+    kernel.say("truncate_pagecache: unmapped with all private copies, out of the cache")
+
+
+def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE of pages [first, end): private copies stay.
+
+    Raises Errno.
+    """
+    mapping = file.mapping
+    if file.readonly:
+        raise Errno("EBADF")
+    if end <= first:
+        raise Errno("EINVAL")
+    if mapping.fs is SECRETMEM:
+        raise Errno("EOPNOTSUPP")
+    unmap_mapping_pages(kernel, mapping, first, end, even_cows=False)
+    truncate_inode_pages(kernel, mapping, first, end)
+    kernel.say("truncate_pagecache_range: unmapped except private copies, out of the cache")
+
+
+def unmap_mapping_pages(
+    kernel: Kernel, mapping: AddressSpace, first: int, end: int | None, *, even_cows: bool
+) -> None:
+    """Empty the entries of every area that maps pages [first, end) of a file."""
+    for mm, vma in tuple(mapping.vmas):
+        low = max(first, vma.pgoff)
+        high = vma.pgoff + vma.pages if end is None else min(end, vma.pgoff + vma.pages)
+        if low < high:
+            base = vma.vpn_start - vma.pgoff
+            zap_range(kernel, mm, vma, base + low, base + high, even_cows=even_cows)
+
+
+def truncate_inode_pages(
+    kernel: Kernel, mapping: AddressSpace, first: int, end: int | None = None
+) -> None:
+    """truncate_inode_pages_range(): out of the cache, dirty or not; blocks go as well."""
+    if mapping.fs is HUGETLBFS:
+        from memdesc.mm.hugetlb import remove_pages
+
+        remove_pages(kernel, mapping, first, end)
+        return
+    for index in sorted(mapping.pages):
+        if first <= index and (end is None or index < end) and index in mapping.pages:
+            pfn = mapping.pages[index]
+            kernel.clear_flags(pfn, KPF.DIRTY)
+            remove_folio(kernel, mapping, pfn)
+    for index in [at for at in mapping.blocks if first <= at and (end is None or at < end)]:
+        del mapping.blocks[index]
+    for index in [at for at in mapping.swapped if first <= at and (end is None or at < end)]:
+        from memdesc.mm.swapfile import free_shmem_slot
+
+        free_shmem_slot(kernel, mapping.swapped.pop(index))
+
+
+def invalidate_mapping_pages(kernel: Kernel, mapping: AddressSpace, first: int, end: int | None) -> int:
+    """Drop what is clean, unmapped and not in use; how many pages went."""
+    dropped = 0
+    for index in sorted(mapping.pages):
+        pfn = mapping.pages.get(index)
+        if pfn is None or index < first or (end is not None and index >= end):
+            continue
+        pages = 1 << kernel.order_of(pfn)
+        flags = kernel.flags(pfn)
+        private = bool(flags & KPF.PRIVATE)
+        if flags & (KPF.DIRTY | KPF.WRITEBACK) or kernel.mapcount(pfn):
+            continue
+        if kernel.refs(pfn) > pages + private:
+            continue
+        remove_folio(kernel, mapping, pfn)
+        dropped += pages
+    return dropped
+
+
+def fadvise_dontneed(kernel: Kernel, file: OpenFile, first: int, pages: int) -> None:
+    """POSIX_FADV_DONTNEED: nothing for files without a device (`mm/fadvise.c:generic_fadvise`)."""
+    mapping = file.mapping
+    if not mapping.fs.has_device:
+        kernel.say("generic_fadvise: nothing to do without a device")
+        return
+    from memdesc.mm.writeback import writeback_range
+
+    writeback_range(kernel, mapping)
+    kernel.drain()
+    dropped = invalidate_mapping_pages(kernel, mapping, first, first + pages)
+    kernel.say(f"invalidate_mapping_pages: {dropped} pages dropped")
+
+
+def drop_caches(kernel: Kernel, value: int) -> None:
+    """/proc/sys/vm/drop_caches: clean unmapped pages of every file (`fs/drop_caches.c`)."""
+    if not value & 1:
+        return
+    kernel.drain()
+    for mapping in file_mappings(kernel):
+        invalidate_mapping_pages(kernel, mapping, 0, None)
+
+
+def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str) -> None:
+    """fallocate(2) without FALLOC_FL_PUNCH_HOLE. Raises Errno."""
+    mapping = file.mapping
+    if file.readonly:
+        raise Errno("EBADF")
+    if pages <= 0:
+        raise Errno("EINVAL")
+    if mapping.fs is SECRETMEM:
+        raise Errno("EOPNOTSUPP")
+    if mapping.is_shmem:
+        from memdesc.mm.shmem import shmem_fallocate
+
+        shmem_fallocate(kernel, mapping, first, pages, mode)
+    else:
+        from memdesc.mm.ext4 import ext4_fallocate
+
+        ext4_fallocate(kernel, mapping, first, pages, mode)

@@ -1,0 +1,333 @@
+"""Reclaim: folios are unmapped, written to swap or to nowhere, and freed.
+
+`mm/vmscan.c:shrink_folio_list, pageout, __remove_mapping, folio_check_references,
+reclaim_pages`, `mm/rmap.c:try_to_unmap_one` @6.1, @6.12.  The model never runs short of memory by
+itself: MADV_PAGEOUT reclaims pages by name, `shrink_lists` as kswapd would.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.frames import (
+    ACTIVE_ANON,
+    ACTIVE_FILE,
+    C_FRAMES,
+    C_LIST_COUNT,
+    INACTIVE_ANON,
+    INACTIVE_FILE,
+)
+from memdesc.mm.process import Errno, Mm
+from memdesc.mm.rmap import mappings_of
+from memdesc.mm.swap import add_to_swap, drop_swap_cache, free_swap_cache, swap_writepage
+from memdesc.mm.vma import VM, Vma
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["madvise_pageout", "reclaim_folio", "shrink_lists", "try_to_unmap"]
+
+_CANNOT: Final = VM.LOCKED | VM.PFNMAP | VM.HUGETLB
+"""can_madv_lru_vma()."""
+
+
+class Fate(Enum):
+    """What shrink_folio_list() does with a folio."""
+
+    FREED = auto()
+    KEPT = auto()
+    ACTIVATED = auto()
+
+
+def madvise_pageout(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
+    """MADV_PAGEOUT: reclaim pages that nobody else maps, wherever they are on their lists.
+
+    `mm/madvise.c:madvise_cold_or_pageout_pte_range @6.12`. Raises Errno.
+    """
+    if vma.flags & _CANNOT:
+        raise Errno("EINVAL")
+    kernel.drain()
+    for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
+        isolated: list[int] = []
+        if pmd.huge:
+            from memdesc.mm.huge_memory import madvise_pageout_huge_pmd
+
+            if madvise_pageout_huge_pmd(kernel, mm, vma, low, high, isolated):
+                _reclaim_pages(kernel, isolated)
+                continue
+        for vpn in range(low, high):
+            _isolate_at(kernel, mm, vma, vpn, high, isolated)
+        _reclaim_pages(kernel, isolated)
+
+
+def reclaim_folio(kernel: Kernel, head: int, *, ignore_references: bool = True) -> Fate:
+    """shrink_folio_list() for one folio, of which the caller holds a reference (isolation).
+
+    The reference is dropped.
+    """
+    fate = _shrink_folio(kernel, head, ignore_references=ignore_references)
+    if fate is Fate.ACTIVATED:
+        flags = kernel.flags(head)
+        half_full = kernel.swap is not None and kernel.swap.is_half_full
+        if flags & KPF.SWAPCACHE and (half_full or flags & KPF.MLOCKED):
+            free_swap_cache(kernel, head)
+        if not flags & KPF.MLOCKED:
+            kernel.relist(head, set_flags=int(KPF.ACTIVE))
+    if fate is not Fate.FREED:
+        kernel.relist(head)  # It goes to the head of its list.
+    kernel.put(head)
+    return fate
+
+
+def try_to_unmap(kernel: Kernel, head: int) -> None:
+    """Empty the entries that map a folio, or let them name its slots of swap."""
+    for pfn in kernel.pages_of(head):
+        for mm, vma, vpn in tuple(mappings_of(kernel, pfn)):
+            if not _try_to_unmap_one(kernel, mm, vma, vpn, pfn):
+                return
+
+
+def shrink_lists(kernel: Kernel, *, anon: int = 0, file: int = 0) -> int:
+    """Look at so many folios of the inactive lists, oldest first; how many were freed.
+
+    Active lists give some up first where the inactive ones are shorter (inactive_is_low).
+    """
+    kernel.drain()
+    freed = 0
+    for inactive, active, count in (
+        (INACTIVE_ANON, ACTIVE_ANON, anon),
+        (INACTIVE_FILE, ACTIVE_FILE, file),
+    ):
+        if not count or (inactive == INACTIVE_ANON and kernel.swap is None):
+            continue
+        if _length(kernel, inactive) < _length(kernel, active):
+            for head in _oldest(kernel, active, count):
+                _deactivate(kernel, head)
+        for head in _oldest(kernel, inactive, count):
+            kernel.get(head)
+            freed += reclaim_folio(kernel, head, ignore_references=False) is Fate.FREED
+    return freed
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _isolate_at(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int, isolated: list[int]
+) -> None:
+    entry = mm.tables.entry(vpn)
+    if not e.is_present(entry) or entry & e.SPECIAL:
+        return
+    head = kernel.head(e.pfn_of(entry))
+    if kernel.order_of(head):
+        from memdesc.mm.huge_memory import madvise_large_folio
+
+        if madvise_large_folio(kernel, mm, vma, vpn, vpn_end) < 0:
+            return
+        entry = mm.tables.entry(vpn)
+        head = kernel.head(e.pfn_of(entry))
+    if head in isolated:
+        return
+    flags = kernel.flags(head)
+    if not flags & KPF.LRU or kernel.mapcount(head) != 1 << kernel.order_of(head):
+        kernel.say("madvise_pageout: mapped by others too, left alone")
+        return
+    mm.tables.set(vpn, entry & ~e.ACCESSED)
+    kernel.clear_flags(head, int(KPF.REFERENCED))
+    if not flags & KPF.UNEVICTABLE:
+        kernel.get(head)
+        isolated.append(head)
+
+
+def _reclaim_pages(kernel: Kernel, isolated: list[int]) -> None:
+    """reclaim_pages(): none of them counts as active."""
+    for head in isolated:
+        kernel.relist(head, clear_flags=int(KPF.ACTIVE))
+    for head in isolated:
+        reclaim_folio(kernel, head)
+
+
+def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate:
+    flags = kernel.flags(head)
+    if flags & (KPF.UNEVICTABLE | KPF.MLOCKED):
+        return Fate.ACTIVATED
+    clean_only = False
+    if not ignore_references:
+        fate = _check_references(kernel, head)
+        if fate is not None:
+            return fate
+        clean_only = bool(flags & KPF.REFERENCED) and not flags & KPF.SWAPBACKED
+    if flags & KPF.ANON and flags & KPF.SWAPBACKED and not flags & KPF.SWAPCACHE:
+        if kernel.may_be_pinned(head):
+            kernel.say("shrink_folio_list: may be pinned, kept")
+            return Fate.KEPT
+        if not add_to_swap(kernel, head):
+            kernel.say("shrink_folio_list: no room in swap, activated")
+            return Fate.ACTIVATED
+    try_to_unmap(kernel, head)
+    if kernel.mapcount(head) or kernel.may_be_pinned(head):
+        return Fate.ACTIVATED
+    fate = _pageout(kernel, head, clean_only=clean_only)
+    return fate if fate is not None else _remove_mapping(kernel, head)
+
+
+def _pageout(kernel: Kernel, head: int, *, clean_only: bool) -> Fate | None:
+    """Write a dirty folio; None where it is clean afterwards."""
+    flags = kernel.flags(head)
+    if not flags & KPF.DIRTY:
+        return None
+    if not flags & (KPF.SWAPBACKED | KPF.ANON):
+        # Left to the flusher, which does not run by itself.
+        kernel.set_flags(head, int(KPF.RECLAIM))
+        kernel.say("shrink_folio_list: a dirty page of a file, left to writeback")
+        return Fate.ACTIVATED
+    if not flags & (KPF.SWAPBACKED | KPF.SWAPCACHE):
+        return Fate.KEPT  # MADV_FREE'd, and somebody holds it: try_to_unmap said so.
+    if clean_only or kernel.refs(head) != 1 + (1 << kernel.order_of(head)):
+        kernel.say(f"pageout: {kernel.refs(head)} references, kept")
+        return Fate.KEPT
+    if flags & KPF.SWAPCACHE:
+        swap_writepage(kernel, head)
+        return None
+    from memdesc.mm.swapfile import shmem_writepage
+
+    mapping = kernel.mappings[int(kernel.f.mapping[head])]
+    return None if shmem_writepage(kernel, mapping, head) else Fate.ACTIVATED
+
+
+def _remove_mapping(kernel: Kernel, head: int) -> Fate:
+    """__remove_mapping(): out of its cache, if nobody else holds it; the caller frees it."""
+    flags = kernel.flags(head)
+    if flags & KPF.PRIVATE and not flags & KPF.SWAPBACKED:
+        from memdesc.mm.page_cache import detach_private
+
+        detach_private(kernel, head)
+    if flags & KPF.ANON and not flags & (KPF.SWAPBACKED | KPF.SWAPCACHE):
+        if kernel.refs(head) != 1:
+            return Fate.KEPT
+        kernel.events["pglazyfreed"] += 1
+        kernel.say("shrink_folio_list: MADV_FREE'd and clean, thrown away")
+        return Fate.FREED
+    if kernel.refs(head) != 1 + (1 << kernel.order_of(head)):
+        return Fate.KEPT
+    if flags & KPF.SWAPCACHE:
+        drop_swap_cache(kernel, head)
+        kernel.say("shrink_folio_list: in swap only")
+        return Fate.FREED
+    from memdesc.mm.page_cache import remove_folio
+
+    remove_folio(kernel, kernel.mappings[int(kernel.f.mapping[head])], head)
+    kernel.say("shrink_folio_list: clean, out of the page cache")
+    return Fate.FREED
+
+
+def _try_to_unmap_one(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> bool:
+    """One entry; False where the folio stays mapped."""
+    if vma.flags & VM.LOCKED:
+        return False
+    from memdesc.mm.zap import drop_mapping
+
+    entry, head = mm.tables.entry(vpn), kernel.head(pfn)
+    flags = kernel.flags(head)
+    if not flags & KPF.ANON:
+        from memdesc.mm.filemap import file_entry_gone
+
+        file_entry_gone(kernel, vma, pfn, entry)
+        marker = e.not_present(e.SwapType.MARKER, e.Marker.UFFD_WP)
+        mm.tables.set(vpn, marker if entry & e.UFFD_WP else e.NONE_ENTRY)
+        drop_mapping(kernel, pfn)
+        return True
+    if entry & e.DIRTY:
+        kernel.set_flags(head, int(KPF.DIRTY))
+    if not flags & KPF.SWAPBACKED:
+        if not _may_discard(kernel, vma, head):
+            return False
+        mm.tables.set(vpn, e.NONE_ENTRY)
+        drop_mapping(kernel, pfn)
+        return True
+    if kernel.exclusive(pfn) and kernel.may_be_pinned(pfn):
+        return False
+    assert kernel.swap is not None
+    slot = kernel.swap.slots[pfn]
+    kernel.swap.counts[slot] += 1
+    bits = e.EXCLUSIVE_SWAP if kernel.exclusive(pfn) else 0
+    bits |= e.SOFT_DIRTY_SWAP if entry & e.SOFT_DIRTY else 0
+    bits |= e.UFFD_WP_SWAP if entry & e.UFFD_WP else 0
+    kernel.set_exclusive(pfn, False)
+    mm.tables.set(vpn, e.not_present(e.SwapType.SWAP, slot, bits))
+    drop_mapping(kernel, pfn)
+    kernel.say("try_to_unmap_one: the entry names a slot of swap")
+    return True
+
+
+def _may_discard(kernel: Kernel, vma: Vma, head: int) -> bool:
+    """MADV_FREE'd memory: it may go unless it was written again, or somebody else holds it."""
+    dirty = bool(kernel.flags(head) & KPF.DIRTY) and not vma.flags & VM.DROPPABLE
+    held = kernel.refs(head) != 1 + kernel.mapcount(head)
+    if dirty or (held and kernel.rules.held_lazyfree_is_kept):
+        kernel.relist(head, set_flags=int(KPF.SWAPBACKED))
+        kernel.say("try_to_unmap_one: MADV_FREE'd, but written again or held: kept")
+    return not (dirty or held)
+
+
+def _check_references(kernel: Kernel, head: int) -> Fate | None:
+    """folio_check_references(): None where the folio may be reclaimed."""
+    referenced = 0
+    executable = False
+    for pfn in kernel.pages_of(head):
+        for mm, vma, vpn in tuple(mappings_of(kernel, pfn)):
+            entry = mm.tables.entry(vpn)
+            if vma.flags & VM.LOCKED:
+                return Fate.ACTIVATED
+            if entry & e.ACCESSED and not vma.flags & (VM.SEQ_READ | VM.RAND_READ):
+                referenced += 1
+                executable |= bool(vma.flags & VM.EXEC)
+            if entry & e.ACCESSED and not entry & e.HUGE:
+                mm.tables.set(vpn, entry & ~e.ACCESSED)
+    flags = kernel.flags(head)
+    kernel.clear_flags(head, int(KPF.REFERENCED))
+    if not referenced:
+        return None
+    kernel.set_flags(head, int(KPF.REFERENCED))
+    is_file = not flags & KPF.SWAPBACKED
+    if flags & KPF.REFERENCED or referenced > 1 or (executable and is_file):
+        return Fate.ACTIVATED
+    kernel.say("folio_check_references: touched since it was last looked at, a second chance")
+    return Fate.KEPT
+
+
+def _deactivate(kernel: Kernel, head: int) -> None:
+    """shrink_active_list(): all but executed files go to the inactive list."""
+    flags = kernel.flags(head)
+    areas = [
+        (mm, vma, vpn)
+        for pfn in kernel.pages_of(head)
+        for mm, vma, vpn in tuple(mappings_of(kernel, pfn))
+    ]
+    touched = [area for area in areas if area[0].tables.entry(area[2]) & e.ACCESSED]
+    for mm, _, vpn in touched:
+        entry = mm.tables.entry(vpn)
+        if not entry & e.HUGE:
+            mm.tables.set(vpn, entry & ~e.ACCESSED)
+    if not flags & KPF.SWAPBACKED and any(vma.flags & VM.EXEC for _, vma, _ in touched):
+        kernel.relist(head)
+        return
+    kernel.relist(head, clear_flags=int(KPF.ACTIVE))
+
+
+def _length(kernel: Kernel, which: int) -> int:
+    return int(kernel.f.cell[C_LIST_COUNT + which])
+
+
+def _oldest(kernel: Kernel, which: int, count: int) -> list[int]:
+    """Folios at the end of a list, oldest first."""
+    head = int(kernel.f.cell[C_FRAMES]) + which
+    found: list[int] = []
+    pfn = int(kernel.f.lru_prev[head])
+    while pfn != head and len(found) < count:
+        found.append(pfn)
+        pfn = int(kernel.f.lru_prev[pfn])
+    return found

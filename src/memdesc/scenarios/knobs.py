@@ -1,0 +1,61 @@
+"""Settings of the system for `knob`, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+__all__ = ["KNOBS", "Knob"]
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A setting of the system: the file behind it and what it takes."""
+
+    path: str
+    help: str
+    values: str = "a number"
+
+
+_THP = "/sys/kernel/mm/transparent_hugepage/"
+_KSM = "/sys/kernel/mm/ksm/"
+
+KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
+    {
+        "thp": Knob(_THP + "enabled", "huge pages at page faults", "always, madvise, never"),
+        "thp_defrag": Knob(
+            _THP + "defrag",
+            "effort for a huge page",
+            "always, defer, defer+madvise, madvise, never",
+        ),
+        "thp_zero": Knob(_THP + "use_zero_page", "huge zero page at read faults", "0, 1"),
+        "thp_shmem": Knob(
+            _THP + "shmem_enabled", "huge pages in shared memory", "always, advise, never, ..."
+        ),
+        "thp_16k": Knob(
+            _THP + "hugepages-16kB/enabled", "folios of 4 pages", "always, ..., inherit"
+        ),
+        "thp_64k": Knob(
+            _THP + "hugepages-64kB/enabled", "folios of 16 pages", "always, ..., inherit"
+        ),
+        "max_ptes_none": Knob(_THP + "khugepaged/max_ptes_none", "empty entries in a collapse"),
+        "max_ptes_shared": Knob(_THP + "khugepaged/max_ptes_shared", "shared pages in a collapse"),
+        "max_ptes_swap": Knob(_THP + "khugepaged/max_ptes_swap", "swapped pages in a collapse"),
+        "hugepages": Knob("/proc/sys/vm/nr_hugepages", "hugetlb pages of 2 MiB"),
+        "fault_around": Knob(
+            "/sys/kernel/debug/fault_around_bytes", "window of read faults, bytes"
+        ),
+        "read_ahead": Knob("read_ahead_kb of the file systems' devices", "readahead, kB"),
+        "lru_gen": Knob("/sys/kernel/mm/lru_gen/enabled", "multi-generational LRU", "0, 1, ..."),
+        "swappiness": Knob("/proc/sys/vm/swappiness", "anonymous memory against files"),
+        "page_cluster": Knob("/proc/sys/vm/page-cluster", "swap readahead, log2 of pages"),
+        "overcommit": Knob("/proc/sys/vm/overcommit_memory", "accounting of mappings", "0, 1, 2"),
+        "max_map_count": Knob("/proc/sys/vm/max_map_count", "areas that a process may have"),
+        "ksm_max_sharing": Knob(_KSM + "max_page_sharing", "mappings of one KSM page"),
+        "ksm_zero_pages": Knob(_KSM + "use_zero_pages", "zeroes become the zero page", "0, 1"),
+        "ksm_smart_scan": Knob(_KSM + "smart_scan", "skip pages that do not merge (6.7)", "0, 1"),
+    }
+)
+"""Settings for `knob`."""

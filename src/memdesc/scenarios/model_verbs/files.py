@@ -1,0 +1,143 @@
+"""Files on the model: opening, reading, writing, changing their size, dropping their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memdesc.mm import files, page_cache, readahead, truncate
+from memdesc.mm.files import PAGE_BYTES, OpenFile
+from memdesc.mm.process import Process
+from memdesc.scenarios.model_run import ModelRunner, verb
+from memdesc.scenarios.outcome import Value
+
+__all__ = ["extent_of", "file_of"]
+
+Args = Mapping[str, Any]
+
+
+def file_of(process: Process, name: str) -> OpenFile:
+    """An open file by the scenario's name."""
+    found = process.files[name]
+    assert isinstance(found, OpenFile)
+    return found
+
+
+def extent_of(process: Process, where: Args) -> tuple[OpenFile, int, int]:
+    """File, first page and number of pages of a FILE_RANGE; all of it: as far as it goes."""
+    file = file_of(process, where["file"])
+    if where["pages"] is None:
+        return file, 0, file.mapping.pages_in_size
+    return file, where["first"], where["pages"]
+
+
+@verb("memfd")
+def _memfd(run: ModelRunner, process: Process, args: Args) -> Value:
+    name = args["file"]
+    if args["secret"]:
+        file = files.memfd_secret(run.kernel, process, name)
+    elif args["hugetlb"]:
+        file = files.memfd_create(run.kernel, process, name, fs=files.HUGETLBFS)
+    else:
+        file = files.memfd_create(run.kernel, process, name)
+    if args["pages"]:
+        truncate.ftruncate(run.kernel, file, args["pages"] * PAGE_BYTES)
+    return None
+
+
+@verb("open")
+def _open(run: ModelRunner, process: Process, args: Args) -> Value:
+    path = args["path"]
+    files.open_file(
+        run.kernel, process, args["file"], path["where"], path["name"],
+        create=args["create"], truncate=args["truncate"], readonly=args["readonly"],
+        direct=args["direct"], sync=args["sync"], append=args["append"],
+    )  # fmt: skip
+    return None
+
+
+@verb("close")
+def _close(run: ModelRunner, process: Process, args: Args) -> Value:
+    files.close_file(run.kernel, process, args["file"])
+    return None
+
+
+@verb("dup")
+def _dup(run: ModelRunner, process: Process, args: Args) -> Value:
+    files.dup_file(process, args["file"], args["old"])
+    return None
+
+
+@verb("unlink")
+def _unlink(run: ModelRunner, process: Process, args: Args) -> Value:
+    files.unlink(run.kernel, args["path"]["where"], args["path"]["name"])
+    return None
+
+
+@verb("truncate")
+def _truncate(run: ModelRunner, process: Process, args: Args) -> Value:
+    size = args["pages"] * PAGE_BYTES + (args["bytes"] or 0)
+    truncate.ftruncate(run.kernel, file_of(process, args["file"]), size)
+    return None
+
+
+@verb("fallocate")
+def _fallocate(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    truncate.fallocate(run.kernel, file, first, pages, args["mode"])
+    return None
+
+
+@verb("punch")
+def _punch(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    truncate.punch_hole(run.kernel, file, first, first + pages)
+    return None
+
+
+@verb("pwrite")
+def _pwrite(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    words = args["content"]["words"]
+    words = words * pages if len(words) == 1 else words
+    return page_cache.pwrite(run.kernel, file, first, [run.content(word) for word in words])
+
+
+@verb("pread")
+def _pread(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    return tuple(map(run.word, page_cache.pread(run.kernel, file, first, pages)))
+
+
+@verb("readahead")
+def _readahead(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    if file.mapping.fs.has_device:
+        readahead.force_readahead(run.kernel, file, first, pages)
+    return None
+
+
+@verb("evict")
+def _evict(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    truncate.fadvise_dontneed(run.kernel, file, first, pages)
+    return None
+
+
+@verb("fadvise")
+def _fadvise(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    readahead.fadvise(run.kernel, file, first, pages, args["advice"])
+    return None
+
+
+@verb("cachestat")
+def _cachestat(run: ModelRunner, process: Process, args: Args) -> Value:
+    file, first, pages = extent_of(process, args["file"])
+    return page_cache.cachestat(run.kernel, file.mapping, first, pages)
+
+
+@verb("dropcaches")
+def _dropcaches(run: ModelRunner, process: None, args: Args) -> Value:
+    truncate.drop_caches(run.kernel, args["value"])
+    return None

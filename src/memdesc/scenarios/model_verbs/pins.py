@@ -1,0 +1,110 @@
+"""References to pages, and the kernel's own ways to user memory, on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memdesc.mm.pins import (
+    access_remote_vm,
+    process_vm_readv,
+    process_vm_writev,
+    register_buffer,
+    vmsplice,
+)
+from memdesc.mm.process import Process
+from memdesc.mm.uaccess import copy_from_user, copy_to_user
+from memdesc.scenarios.model_run import ModelRunner, verb
+from memdesc.scenarios.model_verbs.memory import pages_of
+from memdesc.scenarios.outcome import Value
+from memdesc.scenarios.places import PAGE
+
+
+def _contents(run: ModelRunner, args: Mapping[str, Any], pages: int) -> list[int]:
+    """The model's numbers of the contents, one per page."""
+    words = args["content"]["words"]
+    return [run.content(word) for word in (words * pages if len(words) == 1 else words)]
+
+
+def _words(run: ModelRunner, contents: tuple[int, ...]) -> Value:
+    return tuple(run.word(content) for content in contents)
+
+
+def _mm_of(run: ModelRunner, args: Mapping[str, Any]) -> Any:
+    return run.kernel.processes[args["other"]].mm
+
+
+@verb("splice")
+def _splice(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    process.pins[args["pin"]] = vmsplice(run.kernel, process, vpns.start, len(vpns))
+    return None
+
+
+@verb("pipe_read")
+def _pipe_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    return _words(run, process.pins[args["pin"]].read(run.kernel))
+
+
+@verb("pin")
+def _pin(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    process.pins[args["pin"]] = register_buffer(run.kernel, process, vpns.start, len(vpns))
+    return None
+
+
+@verb("pin_write")
+def _pin_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    held = process.pins[args["pin"]]
+    return int(held.write(run.kernel, _contents(run, args, len(held.pages))))
+
+
+@verb("pin_read")
+def _pin_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    return _words(run, process.pins[args["pin"]].read(run.kernel))
+
+
+@verb("release")
+def _release(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    process.pins.pop(args["pin"]).release(run.kernel)
+    return None
+
+
+@verb("peek")
+def _peek(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    return _words(run, process_vm_readv(run.kernel, _mm_of(run, args), vpns.start, len(vpns)))
+
+
+@verb("poke")
+def _poke(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    contents = _contents(run, args, len(vpns))
+    return process_vm_writev(run.kernel, _mm_of(run, args), vpns.start, contents)
+
+
+@verb("ptrace_read")
+def _ptrace_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    return _words(run, access_remote_vm(run.kernel, _mm_of(run, args), vpns.start, len(vpns)))
+
+
+@verb("ptrace_write")
+def _ptrace_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    contents = _contents(run, args, len(vpns))
+    mm = _mm_of(run, args)
+    return PAGE * len(access_remote_vm(run.kernel, mm, vpns.start, len(vpns), contents))
+
+
+@verb("copy_to")
+def _copy_to(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    contents = _contents(run, args, len(vpns))
+    return PAGE * copy_to_user(run.kernel, process, vpns.start, contents)
+
+
+@verb("copy_from")
+def _copy_from(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    return _words(run, copy_from_user(run.kernel, process, vpns.start, len(vpns)))

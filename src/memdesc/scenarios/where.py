@@ -1,0 +1,85 @@
+"""Places to run scenarios, by name: model:6.12, vm:6.12, here.
+
+>>> parse_where("vm:6.12")
+Where(kind='vm', series='6.12')
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from memdesc.errors import QuestionError
+from memdesc.kernels.release import KernelRelease
+from memdesc.scenarios.reader import SERIES
+from memdesc.scenarios.run import Runner
+
+__all__ = ["Where", "model_of_here", "open_runner", "parse_where"]
+
+_KINDS: Final = ("model", "vm", "here")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """One place."""
+
+    kind: str
+    series: str = ""
+    """Of a model or guest."""
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "here" else f"{self.kind}:{self.series}"
+
+
+def parse_where(text: str) -> Where:
+    """Read model:6.12, vm:6.12 or here. Raises QuestionError."""
+    kind, colon, series = text.partition(":")
+    if text == "here":
+        return Where("here")
+    if kind in ("model", "vm") and colon and series in SERIES:
+        return Where(kind, series)
+    if kind in ("model", "vm") and colon:
+        raise QuestionError(
+            f"not a kernel that scenarios run on: {series[:40]!r}",
+            hint=f"{kind} has: " + ", ".join(f"{kind}:{name}" for name in SERIES),
+        )
+    raise QuestionError(
+        f"not a place for scenarios: {text[:40]!r}", hint="give model:6.12, vm:6.12 or here"
+    )
+
+
+def model_of_here() -> Where:
+    """The model that this machine's own kernel is compared with.
+
+    Raises QuestionError where the running kernel is none that is modelled.
+    """
+    release = KernelRelease.parse(os.uname().release)
+    series = f"{release.major}.{release.minor}"
+    if series not in SERIES:
+        raise QuestionError(
+            f"this machine runs {release}, and the model knows {', '.join(SERIES)}",
+            hint="run it alone: memdesc scenario run FILE --on here; or compare in guests",
+        )
+    return Where("model", series)
+
+
+@contextmanager
+def open_runner(where: Where) -> Iterator[Runner]:
+    """A runner there, for any number of scenarios. Raises MemdescError."""
+    # The model compiles when it is imported, and a guest needs QEMU: only where asked for.
+    if where.kind == "model":
+        from memdesc.scenarios.model_run import ModelRunner
+
+        yield ModelRunner(where.series)
+    elif where.kind == "vm":
+        from memdesc.scenarios.kernel_run import VmRunner
+
+        with VmRunner(where.series) as runner:
+            yield runner
+    else:
+        from memdesc.scenarios.kernel_run import HereRunner
+
+        yield HereRunner()
