@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import platform
@@ -34,6 +35,7 @@ def in_child(function: Callable[[], Any]) -> Any:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        faulthandler.disable()
         try:
             os.write(writing, json.dumps(function()).encode())
         finally:

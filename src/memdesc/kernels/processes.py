@@ -105,6 +105,9 @@ class ProcessRules:
     """O_DIRECT takes FOLL_PIN: `lib/iov_iter.c:iov_iter_extract_pages`, since 6.4; before,
     FOLL_GET."""
 
+    tmpfs_takes_direct: bool
+    """Files of tmpfs may be opened with O_DIRECT: `mm/shmem.c:shmem_file_open`, since 6.6."""
+
     fixed_buffers_pinned_fast: bool
     """io_uring pins by pin_user_pages_fast: `io_uring/memmap.c:io_pin_pages`, since 6.5."""
 
@@ -245,6 +248,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         gup_grows_stack=version < (6, 5),
         forced_hugetlb_writes=version >= (7, 0),
         direct_io_pins=version >= (6, 4),
+        tmpfs_takes_direct=version >= (6, 6),
         fixed_buffers_pinned_fast=version >= (6, 5),
         fixed_buffer_pins_per_only_folio=version >= (6, 4),
         fixed_buffer_pins_per_folio=version >= (6, 12),

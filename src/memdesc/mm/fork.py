@@ -11,6 +11,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm import loops
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
+from memdesc.mm.ksm import fork_mm
 from memdesc.mm.process import Mm, Process
 from memdesc.mm.rmap import anon_vma_fork
 from memdesc.mm.vma import VM, Vma
@@ -31,6 +32,7 @@ def fork(kernel: Kernel, parent: Process, name: str) -> Process:
     child.mm.has_pinned = False
     child.mm.thp_disabled = parent.mm.thp_disabled
     child.mm.khugepaged = parent.mm.khugepaged
+    fork_mm(kernel, parent.mm, child.mm)
     for vma in parent.mm.vmas:
         if vma.flags & VM.DONTCOPY:
             continue

@@ -109,10 +109,6 @@ def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) 
     for piece in range(head, head + (1 << order), size):
         if drops:
             _map_zero_page_instead(kernel, piece)
-        if cached:
-            from memdesc.mm.swap import folio_was_split
-
-            folio_was_split(kernel, head, piece)
         kernel.put(piece)
     return ""
 

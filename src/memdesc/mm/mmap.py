@@ -12,6 +12,7 @@ from memdesc.mm.files import HUGETLBFS
 from memdesc.mm.frames import TABLE_ENTRIES as HUGE_PAGES
 from memdesc.mm.files import HUGETLBFS, flags_of_file, shmem_zero_setup
 from memdesc.mm.frames import TABLE_ENTRIES as HUGE
+from memdesc.mm.ksm import merge_any_flags
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.vma import VM, VM_SPECIAL, Vma
@@ -78,6 +79,7 @@ def mmap(
             raise Errno("EINVAL")
         hugetlb_reserve(kernel, mm, flags, file.mapping, pgoff, pgoff + pages)
     flags = _flags_of(kernel, mm, prot, flags, file)
+    flags |= merge_any_flags(mm, flags)
     areas = _gather(kernel, mm, vpn, vpn + pages)
     if _is_accountable(flags):
         freed = sum(vma.pages for vma in areas if vma.flags & VM.ACCOUNT)

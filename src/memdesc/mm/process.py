@@ -55,6 +55,8 @@ class Mm:
         """PR_SET_THP_DISABLE."""
         self.may_have_mergeable = False
         """Something happened after which neighbours that could be one area stay two."""
+        self.merge_any = False
+        """PR_SET_MEMORY_MERGE: KSM may merge all areas that can."""
         self.huge_zero = False
         """MMF_HUGE_ZERO_PAGE: it holds the huge zero page from the first use to its end."""
         self.khugepaged = False

@@ -129,6 +129,12 @@ def mappings_of(kernel: Kernel, pfn: int) -> Iterator[tuple[Mm, Vma, int]]:
     number = int(kernel.f.mapping[head])
     if not number:
         return
+    if kernel.f.flags[head] & KPF.KSM:
+        for mm, vma, vpn in kernel.mappings[number].walk():
+            entry = mm.tables.entry(vpn)
+            if e.is_present(entry) and e.pfn_of(entry) == pfn:
+                yield mm, vma, vpn
+        return
     index = int(kernel.f.index[head]) + pfn - head
     for mm, vma in tuple(kernel.mappings[number].vmas):
         vpn = vma.vpn_of(index)

@@ -138,12 +138,18 @@ def fadvise_dontneed(kernel: Kernel, file: OpenFile, first: int, pages: int) -> 
 
 
 def drop_caches(kernel: Kernel, value: int) -> None:
-    """/proc/sys/vm/drop_caches: clean unmapped pages of every file (`fs/drop_caches.c`)."""
-    if not value & 1:
-        return
-    kernel.drain()
-    for mapping in file_mappings(kernel):
-        invalidate_mapping_pages(kernel, mapping, 0, None)
+    """/proc/sys/vm/drop_caches: clean unmapped pages of every file, and with 2 all that shrinkers
+    can give (`fs/drop_caches.c`)."""
+    if value & 1:
+        kernel.drain()
+        for mapping in file_mappings(kernel):
+            invalidate_mapping_pages(kernel, mapping, 0, None)
+    if value & 2:
+        from memdesc.mm.huge_memory import shrink_huge_zero
+        from memdesc.mm.large_folio import deferred_split_scan
+
+        deferred_split_scan(kernel)
+        shrink_huge_zero(kernel)
 
 
 def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str) -> None:

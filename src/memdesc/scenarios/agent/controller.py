@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ LOG_WORD = "scenario: line"
 _PR_SET_CHILD_SUBREAPER = 36
 _STEP_SECONDS = 30.0
 _END_SECONDS = 20.0
+_QUIET_SECONDS = 0.2
 
 
 class BrokenError(Exception):
@@ -46,6 +47,8 @@ class _Peer:
     pid: int
     pidfd: int
     connection: socket.socket
+    pins: set[str] = field(default_factory=set)
+    """What it holds by io_uring, whose end comes later than the process's."""
 
 
 class Controller:
@@ -62,7 +65,6 @@ class Controller:
         # The frames' observer forks nothing and holds no page of a process.
         names = [(path, f"{where}:") for where, path in system.folders.items()]
         self.observer = look.Observer(arena, names)
-        self._pinned = _pins_held()
 
     @property
     def pids(self) -> dict[str, int]:
@@ -130,6 +132,10 @@ class Controller:
             raise BrokenError(f"process {peer.name} does not answer") from None
         if "broken" in reply:
             raise BrokenError(reply["broken"])
+        if step["verb"] == "pin" and "ok" in reply:
+            peer.pins.add(step["args"]["pin"])
+        if step["verb"] == "release":
+            peer.pins.discard(step["args"]["pin"])
         if step["verb"] == "fork":
             self._welcome(step["args"]["child"])
         if step["verb"] == "exit":
@@ -167,10 +173,8 @@ class Controller:
         os.close(peer.pidfd)
         del self._peers[peer.name]
         _reap()
-        # Rings are torn down by a worker, later than their process: `io_ring_exit_work`.
-        end = time.monotonic() + _END_SECONDS
-        while not self._peers and _pins_held() > self._pinned and time.monotonic() < end:
-            time.sleep(0.01)
+        if peer.pins:
+            _wait_for_rings()
 
 
 ALONE: dict[str, Callable[[Controller, dict[str, Any]], None]] = {
@@ -283,8 +287,22 @@ def _reap() -> None:
         pass
 
 
+def _wait_for_rings() -> None:
+    """Wait until the rings of a process that has ended are gone, and their pins with them.
+
+    A worker does that, later than the process ends (`io_uring/io_uring.c:io_ring_exit_work`).
+    """
+    last, since = _pins_held(), time.monotonic()
+    began = since
+    while time.monotonic() < since + _QUIET_SECONDS and time.monotonic() < began + _END_SECONDS:
+        time.sleep(_QUIET_SECONDS / 10)
+        now = _pins_held()
+        if now != last:
+            last, since = now, time.monotonic()
+
+
 def _pins_held() -> int:
-    """Pages that are pinned in the whole system; per-CPU parts are added up first."""
+    """Pages that are pinned in the whole system."""
     counts = knobs.vmstat()
     return counts["nr_foll_pin_acquired"] - counts["nr_foll_pin_released"]
 

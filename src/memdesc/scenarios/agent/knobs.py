@@ -67,6 +67,9 @@ DEFAULTS = {
     "khugepaged_sleep": "4000000",
     "compaction_proactiveness": "0",
     "page_cluster": "0",
+    "ksm_smart_scan": "0",
+    "ksm_zero_pages": "0",
+    "ksm_max_sharing": "256",
 }
 """What is set before a scenario in a guest, so that nothing happens by itself (`docs`)."""
 

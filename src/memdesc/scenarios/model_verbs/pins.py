@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memdesc.mm.direct_io import dio_read, dio_write
 from memdesc.mm.pins import (
     access_remote_vm,
     process_vm_readv,
@@ -15,6 +16,7 @@ from memdesc.mm.pins import (
 from memdesc.mm.process import Process
 from memdesc.mm.uaccess import copy_from_user, copy_to_user
 from memdesc.scenarios.model_run import ModelRunner, verb
+from memdesc.scenarios.model_verbs.files import extent_of
 from memdesc.scenarios.model_verbs.memory import pages_of
 from memdesc.scenarios.outcome import Value
 from memdesc.scenarios.places import PAGE
@@ -108,3 +110,17 @@ def _copy_to(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Val
 def _copy_from(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     return _words(run, copy_from_user(run.kernel, process, vpns.start, len(vpns)))
+
+
+@verb("dio_read")
+def _dio_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    file, first, _ = extent_of(process, args["file"])
+    vpns = pages_of(args["range"])
+    return dio_read(run.kernel, process, file, first, vpns.start, len(vpns))
+
+
+@verb("dio_write")
+def _dio_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    file, first, _ = extent_of(process, args["file"])
+    vpns = pages_of(args["range"])
+    return dio_write(run.kernel, process, file, first, vpns.start, len(vpns))

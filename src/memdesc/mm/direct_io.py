@@ -1,0 +1,85 @@
+"""O_DIRECT: between a device and the pages of user memory, past the page cache.
+
+`fs/iomap/direct-io.c:__iomap_dio_rw, mm/filemap.c:kiocb_write_and_wait, kiocb_invalidate_pages,
+block/bio.c:bio_iov_iter_get_pages, bio_release_pages @6.12`; `fs/ext4/file.c:ext4_dio_read_iter,
+ext4_dio_write_iter`.  Dirty pages of the range are written first; a write throws cached pages out,
+of mappings too.  Memory is taken by `pins.direct_io_pages`; what a device read into is dirtied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.mm.files import PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.page_cache import pread, pwrite, remove_folio
+from memdesc.mm.pins import direct_io_done, direct_io_pages
+from memdesc.mm.process import Errno, Process
+from memdesc.mm.truncate import unmap_mapping_pages
+from memdesc.mm.uaccess import copy_from_user, copy_to_user
+from memdesc.mm.writeback import writeback_range
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["dio_read", "dio_write"]
+
+
+def dio_read(
+    kernel: Kernel, process: Process, file: OpenFile, first: int, vpn: int, count: int
+) -> int:
+    """pread(2) with O_DIRECT of pages into memory: bytes. Raises Errno."""
+    mapping = file.mapping
+    if not _goes_to_device(kernel, mapping):
+        return PAGE_BYTES * copy_to_user(kernel, process, vpn, pread(kernel, file, first, count))
+    count = min(count, max(0, mapping.pages_in_size - first))
+    if not count:
+        return 0
+    writeback_range(kernel, mapping, first, first + count)
+    pages = direct_io_pages(kernel, process, vpn, count, to_memory=True)
+    for index, pfn in enumerate(pages, first):
+        kernel.f.content[pfn] = mapping.blocks.get(index, 0)
+    direct_io_done(kernel, pages, to_memory=True)
+    return PAGE_BYTES * len(pages)
+
+
+def dio_write(
+    kernel: Kernel, process: Process, file: OpenFile, first: int, vpn: int, count: int
+) -> int:
+    """pwrite(2) with O_DIRECT of pages from memory: bytes. Raises Errno."""
+    mapping = file.mapping
+    if not _goes_to_device(kernel, mapping):
+        return pwrite(kernel, file, first, copy_from_user(kernel, process, vpn, count))
+    if file.readonly:
+        raise Errno("EBADF")
+    writeback_range(kernel, mapping, first, first + count)
+    _invalidate(kernel, mapping, first, first + count)
+    pages = direct_io_pages(kernel, process, vpn, count, to_memory=False)
+    for index, pfn in enumerate(pages, first):
+        mapping.blocks[index] = int(kernel.f.content[pfn])
+    direct_io_done(kernel, pages, to_memory=False)
+    mapping.size = max(mapping.size, PAGE_BYTES * (first + len(pages)))
+    _invalidate(kernel, mapping, first, first + len(pages))
+    return PAGE_BYTES * len(pages)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _goes_to_device(kernel: Kernel, mapping: AddressSpace) -> bool:
+    """Whether there is a device. tmpfs takes O_DIRECT since 6.6, and copies as ever."""
+    if mapping.fs.has_device:
+        return True
+    if not kernel.rules.tmpfs_takes_direct:
+        raise Errno("EINVAL")
+    return False
+
+
+def _invalidate(kernel: Kernel, mapping: AddressSpace, first: int, end: int) -> None:
+    """invalidate_inode_pages2_range(): mapped pages are unmapped, what somebody holds stays."""
+    unmap_mapping_pages(kernel, mapping, first, end, even_cows=False)
+    kernel.drain()
+    for index in range(first, end):
+        pfn = mapping.pages.get(index)
+        if pfn is not None:
+            remove_folio(kernel, mapping, pfn)
+            kernel.say("invalidate_inode_pages2_range: the cache would be out of date")

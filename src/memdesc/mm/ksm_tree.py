@@ -1,0 +1,193 @@
+"""What ksmd knows: address spaces, pages that it met, pages that are shared.
+
+`mm/ksm.c:struct ksm_rmap_item, struct ksm_stable_node, remove_rmap_item_from_tree,
+stable_node_dup, stable_tree_insert @6.12`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.model.compiled import array
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+    from memdesc.mm.process import Mm
+    from memdesc.mm.rmap import AnonVma
+    from memdesc.mm.vma import Vma
+
+__all__ = ["Chain", "Ksm", "MmSlot", "RmapItem", "StableNode"]
+
+
+@dataclass(slots=True, eq=False)
+class RmapItem:
+    """One page of an address space, as ksmd knows it."""
+
+    mm: Mm
+    vpn: int
+    checksum: int | None = None
+    """Content at the last visit."""
+    unstable: bool = False
+    """It is, or was in the pass before, in the unstable tree."""
+    node: StableNode | None = None
+    """The shared page that it maps."""
+    anon_vma: AnonVma | None = None
+    """Of the area when it was merged: through it copies of later forks are found."""
+    age: int = 0
+    """Passes, for smart_scan."""
+    skips: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class StableNode:
+    """One shared page. `number` is what the page names."""
+
+    number: int
+    pfn: int = -1
+    content: int = 0
+    items: list[RmapItem] = field(default_factory=list)
+    """Who was merged into it, the last one first."""
+
+    @property
+    def root(self) -> None:
+        """It is of no family of anon_vmas."""
+        return None
+
+    @property
+    def vmas(self) -> list[tuple[Mm, Vma]]:
+        """Areas that may map it."""
+        return [(mm, vma) for mm, vma, _ in self.walk()]
+
+    def walk(self) -> Iterator[tuple[Mm, Vma, int]]:
+        """rmap_walk_ksm(): places that may map it, first those that were merged, then forks."""
+        for forks in (False, True):
+            for item in self.items:
+                assert item.anon_vma is not None
+                for mm, vma in tuple(item.anon_vma.vmas):
+                    inside = vma.vpn_start <= item.vpn < vma.vpn_end
+                    if inside and (mm is not item.mm) == forks:
+                        yield mm, vma, item.vpn
+
+
+@dataclass(slots=True, eq=False)
+class Chain:
+    """Shared pages of one content; more than one where each may have so many sharers only."""
+
+    nodes: list[StableNode] = field(default_factory=list)
+    """The one that is tried first stands first."""
+    is_chain: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class MmSlot:
+    """An address space that takes part."""
+
+    mm: Mm
+    items: list[RmapItem] = field(default_factory=list)
+    """By address."""
+
+
+@dataclass(slots=True, eq=False)
+class Ksm:
+    """Everything that ksmd knows."""
+
+    run: int = 0
+    slots: list[MmSlot] = field(default_factory=list)
+    """In the order of registration."""
+    stable: dict[int, Chain] = field(default_factory=dict)
+    """Content -> shared pages."""
+    unstable: dict[int, RmapItem] = field(default_factory=dict)
+    """Content -> page of this pass."""
+    full_scans: int = 0
+    skipped: int = 0
+
+    def slot_of(self, mm: Mm) -> MmSlot | None:
+        """The slot of an address space, if it takes part."""
+        return next((slot for slot in self.slots if slot.mm is mm), None)
+
+    def nodes(self) -> list[StableNode]:
+        """Every shared page that is known, also those that were freed meanwhile."""
+        return [node for chain in self.stable.values() for node in chain.nodes]
+
+    def zero_pages(self, kernel: Kernel) -> int:
+        """ksm_zero_pages: entries that a merge made the zero page, and marked dirty."""
+        marked = e.SPECIAL | e.DIRTY
+        here = array(kernel.f.entries)
+        # A special entry that a write made dirty would map no zero page.
+        zero = (here >> 12 & ((1 << 40) - 1)) == kernel.zero_pfn
+        return int(((here & marked == marked) & zero).sum())
+
+    # --- the stable tree -----------------------------------------------------------------
+
+    def page_of(self, kernel: Kernel, node: StableNode) -> int | None:
+        """get_ksm_page(): the frame; None where it was freed, and the node goes."""
+        f = kernel.f
+        if f.flags[node.pfn] & KPF.KSM and f.mapping[node.pfn] == node.number:
+            return node.pfn
+        for item in node.items:
+            item.node = item.anon_vma = None
+        node.items.clear()
+        self._drop_node(kernel, node)
+        return None
+
+    def search(self, kernel: Kernel, content: int) -> StableNode | None:
+        """stable_tree_search(): a page of that content that may have one more sharer."""
+        chain = self.stable.get(content)
+        if chain is None:
+            return None
+        most = int(kernel.knobs["ksm_max_sharing"])
+        for node in tuple(chain.nodes):
+            if self.page_of(kernel, node) is None or not 0 < len(node.items) < most:
+                continue
+            if chain.is_chain and chain.nodes[0] is not node and len(node.items) + 1 < most:
+                chain.nodes.remove(node)
+                chain.nodes.insert(0, node)
+            return node
+        return None
+
+    def insert(self, kernel: Kernel, pfn: int) -> StableNode:
+        """stable_tree_insert(): a page that was just made a shared one; first in its chain."""
+        content = int(kernel.f.content[pfn])
+        node = kernel.new_mapping(StableNode)
+        node.pfn, node.content = pfn, content
+        kernel.f.mapping[pfn] = node.number
+        chain = self.stable.setdefault(content, Chain())
+        chain.is_chain = bool(chain.nodes) or chain.is_chain
+        chain.nodes.insert(0, node)
+        return node
+
+    def append(self, item: RmapItem, node: StableNode) -> None:
+        """stable_tree_append()."""
+        item.node = node
+        node.items.insert(0, item)
+
+    def remove_item(self, kernel: Kernel, item: RmapItem) -> None:
+        """remove_rmap_item_from_tree(): it is in no tree afterwards."""
+        node = item.node
+        if node is not None:
+            if self.page_of(kernel, node) is not None:
+                node.items.remove(item)
+            item.node = item.anon_vma = None
+        if item.unstable:
+            item.unstable = False
+            found = next((key for key, value in self.unstable.items() if value is item), None)
+            if found is not None:
+                del self.unstable[found]
+
+    def drop_all_nodes(self, kernel: Kernel) -> None:
+        """remove_all_stable_nodes(): after all was unmerged; a page that still lives stays."""
+        for node in self.nodes():
+            if self.page_of(kernel, node) is not None and not kernel.mapcount(node.pfn):
+                kernel.f.mapping[node.pfn] = 0
+                self._drop_node(kernel, node)
+
+    def _drop_node(self, kernel: Kernel, node: StableNode) -> None:
+        chain = self.stable[node.content]
+        chain.nodes.remove(node)
+        if not chain.nodes:
+            del self.stable[node.content]
+        kernel.forget_mapping(node.number)

@@ -1,0 +1,29 @@
+"""KSM on the model: passes of ksmd. (Its settings are knobs, taking part is advice.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memdesc.errors import FormatError
+from memdesc.mm import ksm
+from memdesc.scenarios.model_run import ModelRunner, verb
+from memdesc.scenarios.outcome import Value
+
+
+@verb("ksm")
+def _ksm(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
+    value = args["value"]
+    if args["action"] == "scan":
+        for _ in range(value):
+            ksm.scan(run.kernel)
+    elif value == 2:
+        ksm.stop_and_unmerge(run.kernel)
+    elif value == 0:
+        run.kernel.ksm.run = 0
+    else:
+        raise FormatError(
+            f"`ksm run {value}` lets ksmd go on by itself, which is never twice the same",
+            hint="write `ksm scan 1` for one pass; `ksm run 2` unmerges, `ksm run 0` stops",
+        )
+    return None
