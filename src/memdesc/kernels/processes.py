@@ -134,6 +134,10 @@ class ProcessRules:
     """A private page that its owner unmaps is reserved again: `mm/hugetlb.c:
     __unmap_hugepage_range`, since 6.8."""
 
+    smaps_shows_protnone_huge: bool
+    """smaps counts huge pages behind PROT_NONE: `mm/huge_memory.c:follow_trans_huge_pmd @6.1` does
+    not find them."""
+
     smaps_shows_ksm: bool
     """smaps has a line KSM: since 6.6."""
 
@@ -149,6 +153,10 @@ class ProcessRules:
     list (`include/linux/mm_inline.h:lru_gen_add_folio @6.12`); 3: a folio that a fault brings has
     it (`mm/swap.c:folio_add_lru @7.2`). The values of `mm.frames.C_LRU_GEN`."""
 
+    injected_error_is_urgent: bool
+    """MADV_HWPOISON passes MF_ACTION_REQUIRED, so the caller gets SIGBUS in the call:
+    `mm/madvise.c:madvise_inject_error @6.12`; not @6.1."""
+
     mlock_of_mapped_large: bool
     """Large folios that are mapped by entries are locked, if they lie inside the area:
     `mm/mlock.c:allow_mlock_munlock`, since 6.7; before, `mlock_pte_range` leaves them out."""
@@ -161,6 +169,13 @@ class ProcessRules:
 
     droppable: bool
     """MAP_DROPPABLE: since 6.11."""
+
+    anon_vma_names: bool
+    """CONFIG_ANON_VMA_NAME: PR_SET_VMA_ANON_NAME. Debian's builds do not have it."""
+
+    mmap_prefers_next: bool
+    """A new mapping first joins the area behind it, and the one before only if the anon_vmas of
+    both agree: `mm/mmap.c:mmap_region`, until 6.11."""
 
     names_shared_memory: bool
     """PR_SET_VMA_ANON_NAME takes shared anonymous memory too: since 6.2."""
@@ -176,9 +191,6 @@ class ProcessRules:
     mremap_realigns: bool
     """A move that begins behind a table's first page may take the table whole:
     `mm/mremap.c:try_realign_addr`, since 6.7."""
-
-    secretmem_by_default: bool
-    """memfd_secret(2) works without `secretmem.enable=1`: `mm/secretmem.c`, since 6.5."""
 
     cachestat: bool
     """cachestat(2): since 6.5."""
@@ -211,6 +223,13 @@ class ProcessRules:
 
     ksm_smart_scan: bool
     """Pages that did not merge are skipped for some passes: since 6.7."""
+
+    full_readahead_marks_half: bool
+    """A read that is as long as its window marks the middle of it; before, the next window was
+    joined to it: `mm/readahead.c:page_cache_sync_ra`, since 6.11 or so."""
+
+    device_io_pages: int
+    """`bdi->io_pages` of zram, on which scenarios have their ext4."""
 
     ext4_large_folios: bool
     """Regular files of ext4 have large folios: `fs/ext4/inode.c:ext4_set_inode_mapping_order`,
@@ -256,19 +275,22 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         merges_unfaulted_neighbours=version >= (6, 16),
         hugetlb_cache_counts_pages=version >= (6, 7),
         hugetlb_restores_reserve=version >= (6, 8),
+        smaps_shows_protnone_huge=version >= (6, 6),
         smaps_shows_ksm=version >= (6, 6),
         device_private=version >= (6, 18),
         smaps_names_lock_on_fault=version >= (6, 2),
         lru_gen_marks=1 if version < (6, 2) else 2 if version < (6, 14) else 3,
+        injected_error_is_urgent=version >= (6, 2),
         mlock_of_mapped_large=version >= (6, 7),
         memory_merge=version >= (6, 4),
         close_forbids_merge=version < (6, 8),
         droppable=version >= (6, 11),
+        anon_vma_names=False,
+        mmap_prefers_next=version < (6, 12),
         names_shared_memory=version >= (6, 2),
         mprotect_unaccounts=version >= (6, 6),
         mremap_several_areas=version >= (6, 17),
         mremap_realigns=version >= (6, 7),
-        secretmem_by_default=version >= (6, 5),
         cachestat=version >= (6, 5),
         swapin_skips_cache=version < (7, 0),
         swapin_frees_cache=version >= (7, 0),
@@ -278,6 +300,8 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         ksm_unshares=version >= (6, 2),
         ksm_marks_zero_pages=version >= (6, 6),
         ksm_smart_scan=version >= (6, 7),
+        full_readahead_marks_half=version >= (6, 12),
+        device_io_pages=0,
         ext4_large_folios=version >= (6, 16),
         faults_map_whole_folios=version >= (7, 2),
     )

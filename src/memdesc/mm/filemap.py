@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.files import EXT4, SECRETMEM, AddressSpace, OpenFile
-from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.files import EXT4, PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.mark_accessed import mark_accessed
+from memdesc.mm.new_folio import marked_by_area
 from memdesc.mm.page_cache import is_cached, read_page
 from memdesc.mm.process import Mm, Signal
 from memdesc.mm.rmap import anon_vma_prepare
@@ -46,9 +47,46 @@ def do_file_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) ->
 
 def do_read_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     """A load: the cache's page is mapped, writable where nobody wants to know of writes."""
+    if do_fault_around(kernel, mm, vma, vpn):
+        return
     pfn = _fault(kernel, vma, vpn)
     finish_fault(kernel, mm, vma, vpn, pfn, write=False)
     kernel.say("do_read_fault: the page of the cache")
+
+
+def do_fault_around(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
+    """Map what the cache has around a load: whether that resolved the fault.
+
+    The window is an aligned block of addresses of fault_around_bytes, cut at the start of the
+    area; its end at that of the area, of the file and of the page table.
+    """
+    assert vma.file is not None
+    mapping: AddressSpace = vma.file.mapping
+    window = int(kernel.knobs["fault_around"]) // PAGE_BYTES
+    if window <= 1 or not mapping.fs.maps_around or vma.flags & VM.UFFD_WP:
+        return False
+    first = max(vpn & ~(window - 1), vma.vpn_start, vpn & ~(TABLE_ENTRIES - 1))
+    end = min(first + window, vma.vpn_end, (vpn & ~(TABLE_ENTRIES - 1)) + TABLE_ENTRIES)
+    end = min(end, first + mapping.pages_in_size - vma.index_of(first))
+    found = [at for at in range(first, end) if is_mappable(kernel, mapping, vma.index_of(at))]
+    if not found:
+        return False
+    mm.tables.alloc_pte(vpn)
+    if kernel.rules.faults_map_whole_folios:
+        found = sorted({page for at in found for page in _whole_folio(kernel, vma, mapping, at)})
+    for at in found:
+        if mm.tables.entry(at) == e.NONE_ENTRY:
+            map_page(kernel, mm, vma, at, mapping.pages[vma.index_of(at)])
+    kernel.say("filemap_map_pages: all that is cached around the fault")
+    return vpn in found
+
+
+def is_mappable(kernel: Kernel, mapping: AddressSpace, index: int) -> bool:
+    """next_uptodate_folio(): cached, with its content, not marked by readahead, not lost."""
+    pfn = mapping.pages.get(index)
+    if pfn is None or kernel.f.flags[pfn] & KPF.HWPOISON:
+        return False
+    return kernel.flags(pfn) & (KPF.UPTODATE | KPF.RECLAIM) == KPF.UPTODATE
 
 
 def do_cow_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
@@ -64,6 +102,7 @@ def do_cow_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     mm.tables.set(vpn, e.present(pfn, bits))
     kernel.f.maps[pfn] = 1
     kernel.batch(pfn, BATCH_ADD)
+    marked_by_area(kernel, vma, pfn)
     kernel.say("do_cow_fault: a private copy of the cache's page")
 
 
@@ -87,14 +126,18 @@ def finish_fault(
 
 def map_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool = False) -> None:
     """set_pte_range() of one page; its entry is empty."""
-    bits = e.ACCESSED | e.SOFT_DIRTY
+    bits = e.ACCESSED
     if write:
-        bits |= e.DIRTY | (e.RW if vma.flags & VM.WRITE else 0)
+        bits |= e.SOFT_DIRTY | e.DIRTY | (e.RW if vma.flags & VM.WRITE else 0)
     elif vma.flags & VM.WRITE and vma.flags & VM.SHARED and not wants_writenotify(vma):
         bits |= e.RW
     mm.tables.set(vpn, e.present(pfn, bits))
     kernel.f.maps[pfn] += 1
     kernel.get(pfn)
+    if vma.flags & VM.LOCKED:
+        from memdesc.mm.mlock import mlock_vma_folio
+
+        mlock_vma_folio(kernel, vma, pfn)
 
 
 def wp_page_shared(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int) -> None:
@@ -150,12 +193,27 @@ def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
         kernel.say("filemap_fault: beyond the end of the file")
         raise Signal("SIGBUS", "ADRERR")
     if mapping.fs is EXT4:
-        from memdesc.mm.readahead import sync_mmap_readahead
+        from memdesc.mm.readahead import mmap_readahead
 
-        sync_mmap_readahead(kernel, vma, index)
+        mmap_readahead(kernel, vma, index)
     pfn = read_page(kernel, mapping, index)
     assert pfn is not None
+    if kernel.f.flags[pfn] & KPF.HWPOISON:
+        kernel.say("__do_fault: the page was lost to a memory error")
+        raise Signal("SIGBUS", "MCEERR_AR")
     return pfn
+
+
+def _whole_folio(kernel: Kernel, vma: Vma, mapping: AddressSpace, vpn: int) -> range:
+    """filemap_map_pages() @7.2: all of a large folio that fits area, page table and file."""
+    pfn = mapping.pages[vma.index_of(vpn)]
+    head = kernel.head(pfn)
+    pages = 1 << kernel.order_of(head)
+    first = vpn - (pfn - head)
+    last = first + pages - 1
+    fits = vma.vpn_start <= first and last < vma.vpn_end and first >> 9 == last >> 9
+    inside = mapping.is_shmem or int(kernel.f.index[head]) + pages <= mapping.pages_in_size
+    return range(first, last + 1) if fits and inside else range(vpn, vpn + 1)
 
 
 def _page_mkwrite(kernel: Kernel, vma: Vma, pfn: int) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "EXT4",
     "HUGETLBFS",
     "PAGE_BYTES",
+    "PARTLY",
     "SECRETMEM",
     "SHMEM",
     "TMPFS",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 PAGE_BYTES: Final = 4096
+PARTLY: Final = 1 << 30
+"""Added to a content: the page begins so, and ends in zeroes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,6 @@ class FileSystem:
     """Has `page_mkwrite`: a shared mapping is told of the first write (vma_wants_writenotify)."""
     maps_around: bool = True
     """Has `map_pages`: read faults map neighbours (do_fault_around)."""
-    min_folio_pages: int = 1
 
 
 SHMEM: Final = FileSystem("shmem", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False)
@@ -99,7 +101,6 @@ class AddressSpace:
     """Names in a folder."""
     opens: int = 0
     """Open file descriptions."""
-    sealed_write: bool = False
 
     @property
     def pages_in_size(self) -> int:
@@ -174,9 +175,7 @@ def memfd_create(kernel: Kernel, process: Process, name: str, *, fs: FileSystem 
 
 
 def memfd_secret(kernel: Kernel, process: Process, name: str) -> OpenFile:
-    """memfd_secret(2). Raises Errno where the kernel was not told to have it (`secretmem.enable`)."""
-    if not kernel.rules.secretmem_by_default:
-        raise Errno("ENOSYS")
+    """memfd_secret(2), of a kernel that was told to have it (`secretmem.enable`) or is 6.5."""
     return _install(process, name, _open(new_inode(kernel, SECRETMEM, "/secretmem (deleted)")))
 
 

@@ -12,7 +12,8 @@ from memdesc.mm import entries as e
 from memdesc.mm import loops
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.ksm import fork_mm
-from memdesc.mm.process import Mm, Process
+from memdesc.mm.mmap import exit_process
+from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_fork
 from memdesc.mm.vma import VM, Vma
 from memdesc.mm.wp import new_anon_page
@@ -24,34 +25,52 @@ __all__ = ["fork"]
 
 _DROPPED = e.UFFD_WP
 """Bits that a child's entries lose where it is not registered with userfaultfd."""
+_NOT_INHERITED = VM.LOCKED | VM.LOCKONFAULT | VM.UFFD_MISSING | VM.UFFD_WP
+"""Locks are the parent's alone, and so is its userfaultfd (`dup_userfaultfd`)."""
 
 
 def fork(kernel: Kernel, parent: Process, name: str) -> Process:
-    """A child of a process. Raises OutOfMemory."""
+    """A child of a process. Raises OutOfMemory, with nothing left of the child."""
     child = Process(name, Mm(kernel), dict(parent.files), parent=parent)
-    child.mm.has_pinned = False
+    child.memlock_limit = parent.memlock_limit
+    for file in child.files.values():
+        file.shared()
     child.mm.thp_disabled = parent.mm.thp_disabled
     child.mm.khugepaged = parent.mm.khugepaged
     fork_mm(kernel, parent.mm, child.mm)
-    for vma in parent.mm.vmas:
-        if vma.flags & VM.DONTCOPY:
-            continue
-        twin = Vma(
-            vma.vpn_start, vma.vpn_end, vma.flags & ~(VM.LOCKED | VM.LOCKONFAULT),
-            vma.pgoff, vma.file, name=vma.name,
-        )  # fmt: skip
-        child.mm.vmas.insert(twin)
-        if vma.file is not None:
-            vma.file.mapped(child.mm, twin)
-        if vma.flags & VM.WIPEONFORK:
-            continue
-        anon_vma_fork(kernel, child.mm, twin, vma)
-        if _needs_copy(vma):
-            _copy_area(kernel, parent.mm, child.mm, vma, twin)
-    for file in child.files.values():
-        file.shared()
     kernel.processes[name] = child
+    try:
+        for vma in parent.mm.vmas:
+            _dup_area(kernel, parent.mm, child.mm, vma)
+    except OutOfMemory:
+        exit_process(kernel, child)
+        raise
     return child
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _dup_area(kernel: Kernel, source: Mm, target: Mm, vma: Vma) -> None:
+    """The body of dup_mmap(): an area, and its page tables where faults would not do."""
+    if vma.flags & VM.DONTCOPY:
+        kernel.say("dup_mmap: VM_DONTCOPY, the child has no such area")
+        return
+    twin = Vma(
+        vma.vpn_start, vma.vpn_end, vma.flags & ~_NOT_INHERITED,
+        vma.pgoff, vma.file, name=vma.name,
+    )  # fmt: skip
+    target.vmas.insert(twin)
+    if vma.file is not None:
+        vma.file.mapped(target, twin)
+    if vma.flags & VM.WIPEONFORK:
+        kernel.say("dup_mmap: VM_WIPEONFORK, the child's area is empty")
+        return
+    anon_vma_fork(kernel, target, twin, vma)
+    if _needs_copy(vma):
+        _copy_area(kernel, source, target, vma, twin)
+    else:
+        kernel.say("vma_needs_copy: no, faults will bring the same")
 
 
 def _needs_copy(vma: Vma) -> bool:

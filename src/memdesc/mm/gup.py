@@ -112,7 +112,7 @@ def put_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = False) -> N
     for pfn in pages:
         if dirty:
             set_page_dirty(kernel, pfn)
-        kernel.put(pfn)
+        _put(kernel, pfn)
 
 
 def unpin_user_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = False) -> None:
@@ -125,7 +125,7 @@ def unpin_user_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = Fals
         head = kernel.head(pfn)
         if kernel.order_of(pfn):
             kernel.f.pins[head] -= 1
-            kernel.put(head)
+            _put(kernel, head)
         else:
             kernel.put(head, PIN_BIAS)
 
@@ -352,6 +352,16 @@ def _faultin(
     except Signal as signal:
         poisoned = signal.code == "MCEERR_AR" and flags & FOLL.HWPOISON
         raise Errno("EHWPOISON" if poisoned else "EFAULT") from None
+
+
+def _put(kernel: Kernel, pfn: int) -> None:
+    """folio_put(): a hugetlb page goes back to its pool."""
+    if kernel.flags(pfn) & KPF.HUGE:
+        from memdesc.mm.hugetlb import put_hugetlb
+
+        put_hugetlb(kernel, pfn)
+    else:
+        kernel.put(pfn)
 
 
 def _is_zero_page(kernel: Kernel, pfn: int) -> bool:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
 __all__ = [
+    "change_huge_pmd",
     "hugepage_madvise",
     "madvise_cold_huge_pmd",
     "madvise_free_huge_pmd",
     "madvise_large_folio",
+    "madvise_pageout_huge_pmd",
 ]
 
 
@@ -37,9 +39,7 @@ def hugepage_madvise(kernel: Kernel, mm: Mm, vma: Vma, advice: str) -> VM:
     return vma.flags & ~VM.NOHUGEPAGE | VM.HUGEPAGE
 
 
-def madvise_free_huge_pmd(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int
-) -> bool:
+def madvise_free_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> bool:
     """MADV_FREE at a PMD entry; False where its folio was split and its pages come next."""
     pmd = mm.tables.pmd_of(vpn_start)
     assert pmd is not None
@@ -59,27 +59,33 @@ def madvise_free_huge_pmd(
     return True
 
 
-def madvise_cold_huge_pmd(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int
-) -> bool:
+def madvise_cold_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> bool:
     """MADV_COLD at a PMD entry; False where its folio was split and its pages come next."""
-    pmd = mm.tables.pmd_of(vpn_start)
-    assert pmd is not None
-    if not e.is_present(pmd.huge) or is_huge_zero(kernel, pmd.huge):
-        return True
-    pfn = e.pfn_of(pmd.huge)
-    if likely_mapped_shared(kernel, pfn):
-        kernel.say("madvise_cold: others map it too, left alone")
-        return True
-    if vpn_end - vpn_start != TABLE_ENTRIES:
-        return bool(split_folio(kernel, pfn))
-    pmd.huge &= ~e.ACCESSED
+    pfn, done = _cold_or_pageout(kernel, mm, vpn_start, vpn_end)
+    if pfn is None:
+        return done
     flags = kernel.flags(pfn)
-    kernel.clear_flags(pfn, int(KPF.REFERENCED))
     may = flags & KPF.ACTIVE or kernel.knobs["lru_gen"] != "0"
     if flags & KPF.LRU and may and not flags & KPF.UNEVICTABLE:
         kernel.batch(pfn, BATCH_DEACTIVATE)
         kernel.say("folio_deactivate: to the end of the inactive list")
+    return True
+
+
+def madvise_pageout_huge_pmd(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, isolated: list[int]
+) -> bool:
+    """MADV_PAGEOUT at a PMD entry: its folio is put into `isolated`, with a reference.
+
+    False where it was split and its pages come next.
+    """
+    pfn, done = _cold_or_pageout(kernel, mm, vpn_start, vpn_end)
+    if pfn is None:
+        return done
+    flags = kernel.flags(pfn)
+    if flags & KPF.LRU and not flags & KPF.UNEVICTABLE:
+        kernel.get(pfn)
+        isolated.append(pfn)
     return True
 
 
@@ -130,3 +136,25 @@ def change_huge_pmd(
         entry |= e.RW
     pmd.huge = entry
     return True
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _cold_or_pageout(
+    kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int
+) -> tuple[int | None, bool]:
+    """What both do first with a PMD: the folio to go on with, or None and whether all is done."""
+    pmd = mm.tables.pmd_of(vpn_start)
+    assert pmd is not None
+    if not e.is_present(pmd.huge) or is_huge_zero(kernel, pmd.huge):
+        return None, True
+    pfn = e.pfn_of(pmd.huge)
+    if likely_mapped_shared(kernel, pfn):
+        kernel.say("madvise_cold_or_pageout: others map it too, left alone")
+        return None, True
+    if vpn_end - vpn_start != TABLE_ENTRIES:
+        return None, bool(split_folio(kernel, pfn))
+    pmd.huge &= ~e.ACCESSED
+    kernel.clear_flags(pfn, int(KPF.REFERENCED))
+    return pfn, True

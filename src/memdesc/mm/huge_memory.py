@@ -153,6 +153,8 @@ def split_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
             kernel.set_exclusive(pfn + page, True)
     kernel.get(pfn, TABLE_ENTRIES - 1)
     f.entire[pfn] -= 1
+    # The new entries do not lock it again; reclaim does (folio_add_anon_rmap_ptes).
+    _munlock(kernel, vma, pfn)
     kernel.say("__split_huge_pmd: the same pages, mapped one by one")
 
 
@@ -163,9 +165,7 @@ def split_pmd_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
         split_pmd(kernel, mm, vma, vpn)
 
 
-def move_huge_pmd(
-    kernel: Kernel, source: Mm, target: Mm, vpn_from: int, vpn_to: int
-) -> None:
+def move_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vpn_from: int, vpn_to: int) -> None:
     """mremap of a whole PMD: the entry and its deposited table go elsewhere; both are aligned."""
     assert not (vpn_from | vpn_to) & _LOW
     pmd = source.tables.pmds.pop(vpn_from >> PMD_SHIFT)

@@ -102,6 +102,8 @@ class Kernel:
         self.mappings: dict[int, Any] = {}
         """What pages name by number: anon_vmas, files (address spaces), KSM's stable nodes."""
         self.mlock = MlockBatch()
+        self.poisoned: set[int] = set()
+        """Frames that failed: each is held by a reference for good."""
         self.names: dict[str, Any] = {}
         """Files by file system and name, as "tmpfs:a"."""
         self.swap: SwapDevice | None = None
@@ -293,7 +295,7 @@ class Kernel:
         if kind == Kind.TABLE:
             return MemoryType.PAGE_TABLE
         if flags & KPF.ZERO_PAGE:
-            return MemoryType.ZERO
+            return MemoryType.HUGE_ZERO if self.order_of(pfn) else MemoryType.ZERO
         if kind == Kind.FOLIO:
             if flags & KPF.KSM:
                 return MemoryType.KSM

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import TABLE_ENTRIES
@@ -80,11 +81,10 @@ def madvise_collapse(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: 
 
     It is fine if every aligned 2 MiB inside the range is huge afterwards; none inside is fine too.
     """
-    if not vma.is_anonymous:
-        from memdesc.mm.filemap import collapse_file
-
-        collapse_file(kernel, mm, vma, vpn_start, vpn_end)
-        return
+    if vma.file is not None and vma.file.mapping.is_shmem:
+        raise QuestionError(
+            "the model does not collapse shared memory", hint="collapse private anonymous memory"
+        )
     if not pmd_allowed(kernel, mm, vma, sysfs=False) or not _has_room(vma):
         raise Errno("EINVAL")
     kernel.drain()

@@ -126,7 +126,9 @@ def likely_mapped_shared(kernel: Kernel, pfn: int) -> bool:
     if not order:
         return total > 1
     if kernel.rules.knows_who_maps_large:
-        spaces = {id(mm) for page in kernel.pages_of(head) for mm, _, _ in mappings_of(kernel, page)}
+        spaces = {
+            id(mm) for page in kernel.pages_of(head) for mm, _, _ in mappings_of(kernel, page)
+        }
         return len(spaces) > 1
     if not kernel.rules.small_folios_only_reuse:
         return int(f.maps[pfn]) + int(f.entire[head]) > 1

@@ -139,8 +139,9 @@ def cold(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: in
 
             if madvise_cold_huge_pmd(kernel, process.mm, vma, low, high):
                 continue
-        for vpn in range(low, high):
-            _cold_at(kernel, process.mm, vma, vpn)
+        vpn = low
+        while vpn < high:
+            vpn += _cold_at(kernel, process.mm, vma, vpn, high)
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -241,20 +242,32 @@ def _goes_with_free(entry: int) -> bool:
     return kind is not e.SwapType.MIGRATION
 
 
-def _cold_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
+def _cold_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
+    """MADV_COLD at one entry; how many pages it was about."""
     entry = mm.tables.entry(vpn)
     if not e.is_present(entry) or entry & e.SPECIAL:
-        return
+        return 1
     head = kernel.head(e.pfn_of(entry))
+    count = 1
+    if kernel.order_of(head):
+        from memdesc.mm.huge_advice import madvise_large_folio
+
+        count = madvise_large_folio(kernel, mm, vma, vpn, vpn_end)
+        if not count:
+            return 0
+        if count < 0:
+            return 1
     flags = kernel.flags(head)
     if not flags & KPF.LRU or kernel.mapcount(head) != 1 << kernel.order_of(head):
-        return
-    mm.tables.set(vpn, entry & ~e.ACCESSED)
+        return count
+    for page in range(vpn, vpn + count):
+        mm.tables.set(page, mm.tables.entry(page) & ~e.ACCESSED)
     kernel.clear_flags(head, int(KPF.REFERENCED))
     may = flags & KPF.ACTIVE or kernel.knobs["lru_gen"] != "0"
     if may and not flags & KPF.UNEVICTABLE:
         kernel.batch(head, BATCH_DEACTIVATE)
         kernel.say("folio_deactivate: to the end of the inactive list")
+    return count
 
 
 def _flags(advice: str) -> Advisor:

@@ -78,6 +78,8 @@ def mmap(
         if (pgoff | pages) % HUGE_PAGES:
             raise Errno("EINVAL")
         hugetlb_reserve(kernel, mm, flags, file.mapping, pgoff, pgoff + pages)
+    # Not of secret memory, whose areas lock themselves after this was decided.
+    populate |= bool((flags | mm.def_flags) & VM.LOCKED)
     flags = _flags_of(kernel, mm, prot, flags, file)
     flags |= merge_any_flags(mm, flags)
     areas = _gather(kernel, mm, vpn, vpn + pages)
@@ -96,7 +98,7 @@ def mmap(
     if vma.flags & VM.LOCKED and vma.flags & (VM_SPECIAL | VM.HUGETLB):
         vma.flags &= ~(VM.LOCKED | VM.LOCKONFAULT)
     vma.flags |= VM.SOFTDIRTY
-    if populate or flags & VM.LOCKED:
+    if populate:
         from memdesc.mm.populate import mm_populate
 
         mm_populate(kernel, mm, vpn, vpn + pages)
@@ -141,6 +143,8 @@ def set_anon_name(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, name: st
 
     As with madvise(2), what is not mapped is left out and the call fails with ENOMEM in the end.
     """
+    if not kernel.rules.anon_vma_names:
+        raise Errno("EINVAL")
     complete = True
     vpn = vpn_start
     for vma in mm.vmas.overlapping(vpn_start, vpn_end):
@@ -197,7 +201,7 @@ def _flags_of(kernel: Kernel, mm: Mm, prot: VM, flags: VM, file: OpenFile | None
 
 def _new_area(kernel: Kernel, mm: Mm, new: Proposed) -> Vma:
     """The part of __mmap_region() after everything was checked and cleared."""
-    vma = vma_merge_new_range(kernel, mm, new)
+    vma = vma_merge_new_range(kernel, mm, new, next_first=kernel.rules.mmap_prefers_next)
     if vma is not None:
         return vma
     file = new.file

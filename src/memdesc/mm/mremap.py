@@ -260,10 +260,9 @@ def _move_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, extent: int) 
             kernel.say("move_normal_pmd: the table moves as it is")
         return
     if pmd.huge:
-        from memdesc.mm.huge_memory import split_pmd_at
+        from memdesc.mm.huge_memory import split_pmd
 
-        inside = vpn if vpn % TABLE_ENTRIES else vpn + extent
-        split_pmd_at(kernel, mm, vma, inside)
+        split_pmd(kernel, mm, vma, vpn)
     if pmd.table is None:
         return
     target = tables.alloc_pte(to)

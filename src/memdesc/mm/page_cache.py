@@ -106,7 +106,7 @@ def pread(kernel: Kernel, file: OpenFile, first: int, pages: int | None) -> tupl
     """pread(2) of whole pages: their contents, as far as the file goes. Raises Errno."""
     mapping = file.mapping
     if mapping.fs is SECRETMEM:
-        raise Errno("EINVAL")
+        raise Errno("ESPIPE")
     end = mapping.pages_in_size if pages is None else min(first + pages, mapping.pages_in_size)
     if not mapping.is_shmem:
         from memdesc.mm.readahead import filemap_get_pages
@@ -127,7 +127,7 @@ def pwrite(kernel: Kernel, file: OpenFile, first: int, contents: Sequence[int]) 
     if file.readonly:
         raise Errno("EBADF")
     if mapping.fs is SECRETMEM:
-        raise Errno("EINVAL")
+        raise Errno("ESPIPE")
     if file.append:
         # Linux's pwrite() appends as well, whatever the offset (open(2), BUGS).
         first = mapping.size // PAGE_BYTES

@@ -91,11 +91,8 @@ def _fault_in(
 def _touch(kernel: Kernel, pfn: int, entry: int, *, write: bool) -> None:
     """FOLL_TOUCH of follow_page_pte(): the accessed bit is the folio's, not the entry's."""
     if write and not entry & e.DIRTY and not kernel.flags(pfn) & KPF.DIRTY:
-        if kernel.flags(pfn) & KPF.ANON:
-            kernel.set_flags(pfn, int(KPF.DIRTY))
-            kernel.say("follow_page_pte: the entry is clean, so the page itself becomes dirty")
-        else:
-            from memdesc.mm.filemap import folio_mark_dirty
+        from memdesc.mm.writeback import dirty_folio
 
-            folio_mark_dirty(kernel, kernel.head(pfn))
+        dirty_folio(kernel, pfn)
+        kernel.say("follow_page_pte: the entry is clean, so the page itself becomes dirty")
     mark_accessed(kernel, pfn)

@@ -53,6 +53,8 @@ class Mm:
         """Pages that io_uring holds pinned (VmPin)."""
         self.thp_disabled = False
         """PR_SET_THP_DISABLE."""
+        self.tables_at_first: int | None = None
+        """Page-table pages when the process asked for them first."""
         self.may_have_mergeable = False
         """Something happened after which neighbours that could be one area stay two."""
         self.merge_any = False

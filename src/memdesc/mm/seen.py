@@ -18,8 +18,9 @@ from memdesc.mm.vma import VM, Vma
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
+    from memdesc.mm.page_tables import Pmd
 
-__all__ = ["kpagecount", "kpageflags", "pagemap_entry", "smaps", "vm_flags"]
+__all__ = ["kpagecount", "kpageflags", "pagemap_entry", "shows_huge", "smaps", "vm_flags"]
 
 _PAGE_KB: Final = 4
 _PER_PAGE: Final = int(KPF.OWNER_2 | KPF.HWPOISON)
@@ -100,6 +101,17 @@ def kpageflags(kernel: Kernel, pfn: int) -> int:
     return flags | int(f.flags[pfn]) & int(KPF.HWPOISON)
 
 
+def shows_huge(kernel: Kernel, vma: Vma, pmd: Pmd | None) -> bool:
+    """Whether the kernel tells that a PMD maps the memory there.
+
+    6.1 passes over huge pages behind PROT_NONE, as if NUMA balancing had hidden them.
+    """
+    if pmd is None or not pmd.huge:
+        return False
+    hidden = pmd.huge & e.PROTNONE and not vma.flags & VM.HUGETLB
+    return kernel.rules.smaps_shows_protnone_huge or not hidden
+
+
 def vm_flags(kernel: Kernel, vma: Vma) -> tuple[str, ...]:
     """VmFlags of smaps."""
     names = tuple(name for flag, name in _VM_NAMES if vma.flags & flag)
@@ -132,6 +144,8 @@ def smaps(kernel: Kernel, mm: Mm, vma: Vma) -> dict[str, int]:
     if kernel.rules.smaps_shows_ksm:
         sums.kb["KSM"] = 0
     for low, high, pmd in mm.tables.runs(vma.vpn_start, vma.vpn_end):
+        if pmd.huge and not shows_huge(kernel, vma, pmd):
+            continue
         if pmd.huge and e.is_present(pmd.huge):
             _huge(kernel, sums, vma, pmd.huge, high - low)
         if not pmd.huge and pmd.table is None:
@@ -163,8 +177,6 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
     pfn = e.pfn_of(entry)
     flags = kernel.flags(pfn)
     if flags & KPF.ZERO_PAGE or entry & e.SPECIAL:
-        if entry & e.DIRTY and "KSM" in sums.kb:
-            sums.add("KSM")
         return
     mapcount = kpagecount(kernel, pfn)
     if vma.flags & VM.HUGETLB:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.files import EXT4, HUGETLBFS, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
-from memdesc.mm.page_cache import file_mappings, remove_folio
+from memdesc.mm.files import HUGETLBFS, PAGE_BYTES, PARTLY, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.page_cache import file_mappings, read_page, remove_folio
 from memdesc.mm.process import Errno
 from memdesc.mm.zap import zap_range
 
@@ -48,6 +48,8 @@ def set_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     if not shrinks:
         return
     first = mapping.pages_in_size
+    if size % PAGE_BYTES:
+        _zero_rest(kernel, mapping, first - 1)
     unmap_mapping_pages(kernel, mapping, first, None, even_cows=True)
     truncate_inode_pages(kernel, mapping, first)
     kernel.say("truncate_pagecache: unmapped with all private copies, out of the cache")
@@ -169,3 +171,17 @@ def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str)
         from memdesc.mm.ext4 import ext4_fallocate
 
         ext4_fallocate(kernel, mapping, first, pages, mode)
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _zero_rest(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
+    """truncate_inode_partial_folio(), ext4_block_truncate_page(): zeroes behind the end."""
+    pfn = read_page(kernel, mapping, index, create=False)
+    if pfn is None or not kernel.f.content[pfn]:
+        return
+    kernel.f.content[pfn] |= PARTLY
+    from memdesc.mm.writeback import dirty_folio
+
+    dirty_folio(kernel, pfn)

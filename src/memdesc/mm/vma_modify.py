@@ -8,7 +8,7 @@ anon_vmas that can be one.  What the releases disagree on is the last, and the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memdesc.mm.process import Errno, Mm, OutOfMemory
@@ -64,15 +64,24 @@ def vma_modify_name(
     return _modify(kernel, mm, vma, vpn_start, vpn_end, vma.flags, name)
 
 
-def vma_merge_new_range(kernel: Kernel, mm: Mm, new: Proposed) -> Vma | None:
-    """Let neighbours grow over a range where nothing is mapped: the grown one, or None."""
+def vma_merge_new_range(
+    kernel: Kernel, mm: Mm, new: Proposed, *, next_first: bool = False
+) -> Vma | None:
+    """Let neighbours grow over a range where nothing is mapped: the grown one, or None.
+
+    `next_first`: as mmap_region() does it @6.1.
+    """
     if new.flags & VM_SPECIAL:
         return None
     before, after = mm.vmas.before(new.vpn_start), mm.vmas.after(new.vpn_end)
-    left = before is not None and may_merge(kernel, new, before)
     right = after is not None and may_merge(kernel, new, after)
-    if left and right and not _may_be_one(before, after):
-        right = False
+    if next_first and right:
+        assert after is not None
+        joined = replace(new, anon_vma=after.anon_vma)
+        left = before is not None and may_merge(kernel, joined, before)
+    else:
+        left = before is not None and may_merge(kernel, new, before)
+        right = right and not (left and not _may_be_one(before, after))
     if left and right and _has_close(after):
         right = False
     if not left and not right:

@@ -53,7 +53,7 @@ def madvise_pageout(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: i
     for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
         isolated: list[int] = []
         if pmd.huge:
-            from memdesc.mm.huge_memory import madvise_pageout_huge_pmd
+            from memdesc.mm.huge_advice import madvise_pageout_huge_pmd
 
             if madvise_pageout_huge_pmd(kernel, mm, vma, low, high, isolated):
                 _reclaim_pages(kernel, isolated)
@@ -123,7 +123,7 @@ def _isolate_at(
         return
     head = kernel.head(e.pfn_of(entry))
     if kernel.order_of(head):
-        from memdesc.mm.huge_memory import madvise_large_folio
+        from memdesc.mm.huge_advice import madvise_large_folio
 
         if madvise_large_folio(kernel, mm, vma, vpn, vpn_end) < 0:
             return

@@ -11,6 +11,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import ANON_NEW, BATCH_ADD
 from memdesc.mm.new_folio import marked_by_area
+from memdesc.mm.large_folio import likely_mapped_shared
 from memdesc.mm.process import Mm
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
 from memdesc.mm.vma import VM, Vma
@@ -53,11 +54,10 @@ def can_reuse_anon(kernel: Kernel, vma: Vma, pfn: int) -> str:
     """wp_can_reuse_anon_folio(): why not, or "" after the folio was taken over."""
     flags = kernel.flags(pfn)
     rules = kernel.rules
-    if kernel.order_of(pfn) and not _large_may(kernel, pfn):
+    if kernel.order_of(pfn) and rules.small_folios_only_reuse:
         return "a large folio"
     if kernel.order_of(pfn) and rules.large_folio_reuse:
-        move_anon_rmap(kernel, pfn, vma)
-        return ""
+        return _can_reuse_large(kernel, vma, pfn)
     if flags & KPF.KSM:
         return "a KSM page"
     if kernel.refs(pfn) > 3:
@@ -131,26 +131,18 @@ def _reuse(
     kernel.say(f"do_wp_page: reused, {why}")
 
 
-def _large_may(kernel: Kernel, pfn: int) -> bool:
-    """Whether a release takes over a page of a large folio that is mapped by entries."""
-    rules = kernel.rules
-    if rules.small_folios_only_reuse:
-        return False
-    if not rules.large_folio_reuse:
-        return True
+def _can_reuse_large(kernel: Kernel, vma: Vma, pfn: int) -> str:
+    """__wp_can_reuse_large_anon_folio(): every reference is a mapping of this address space."""
     mapcount = kernel.mapcount(pfn)
-    return (
-        mapcount > 1
-        and not kernel.flags(pfn) & KPF.SWAPCACHE
-        and mapcount == kernel.refs(pfn)
-        and _mapped_by_one(kernel, pfn)
-    )
+    if mapcount <= 1 and kernel.rules.copies_last_of_large:
+        return "the last page of a large folio, of which the rest can be freed then"
+    if likely_mapped_shared(kernel, pfn):
+        return "others map the large folio"
+    if kernel.flags(pfn) & KPF.SWAPCACHE:
+        from memdesc.mm.swap import free_swap_cache
 
-
-def _mapped_by_one(kernel: Kernel, pfn: int) -> bool:
-    """Not folio_maybe_mapped_shared(): every mapping is of one address space."""
-    from memdesc.mm.rmap import mappings_of
-
-    head = kernel.head(pfn)
-    spaces = {id(mm) for page in kernel.pages_of(head) for mm, _, _ in mappings_of(kernel, page)}
-    return len(spaces) == 1
+        free_swap_cache(kernel, pfn)
+    if mapcount != kernel.refs(pfn):
+        return f"{kernel.refs(pfn)} references, {mapcount} mappings of the large folio"
+    move_anon_rmap(kernel, pfn, vma)
+    return ""

@@ -222,4 +222,3 @@ def _split(
         )  # fmt: skip
     if not keeps:
         free_object(m, s, old, cpu)
-

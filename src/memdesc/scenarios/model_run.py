@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from memdesc.kernels.release import KernelRelease
+from memdesc.mm.files import PARTLY
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Errno, Process, Signal
-from memdesc.mm.seen import kpagecount, kpageflags, pagemap_entry, smaps, vm_flags
+from memdesc.mm.seen import kpagecount, kpageflags, pagemap_entry, shows_huge, smaps, vm_flags
 from memdesc.mm.vma import VM, Vma
 from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome, Value
@@ -120,7 +121,7 @@ class ModelRunner:
 
     def word(self, content: int) -> int:
         """The word that fills a page of that content."""
-        return self._contents[content]
+        return self._contents[content & ~PARTLY]
 
     def counters(self) -> dict[str, int]:
         """Counters of the system that scenarios may ask for."""
@@ -146,7 +147,7 @@ class ModelRunner:
             kpagecount(kernel, pfn),
             kernel.refs(pfn),
             self.word(int(kernel.f.content[pfn])) if readable else None,
-            huge=bool(pmd and pmd.huge),
+            huge=shows_huge(kernel, vma, pmd),
             head_flags=kpageflags(kernel, kernel.head(pfn)) if kernel.head(pfn) != pfn else 0,
         )
 

@@ -188,6 +188,13 @@ _MAPPINGS: Final = (
         "mincore(2)",
         result=Result.NUMBERS,
     ),
+    _row(
+        "tables",
+        (),
+        "page-table pages that came since the process asked first",
+        "VmPTE of /proc/PID/status",
+        result=Result.NUMBER,
+    ),
 )
 
 _ACCESSES: Final = (
@@ -382,6 +389,14 @@ _SYSTEM: Final = (
         (_word("action", "scan run"), Parameter("value", Kind.COUNT)),
         "`scan N`: N full passes over all memory; `run N`: write N to `run`",
         "/sys/kernel/mm/ksm",
+        by_process=False,
+        changes_system=True,
+    ),
+    _row(
+        "khugepaged",
+        (Parameter("passes", Kind.COUNT),),
+        "let khugepaged look at every process that may have huge pages, so many times",
+        "/sys/kernel/mm/transparent_hugepage/khugepaged",
         by_process=False,
         changes_system=True,
     ),

@@ -62,7 +62,6 @@ class Controller:
         self._listener.bind(self._address)
         self._listener.listen(8)
         self._listener.settimeout(_STEP_SECONDS)
-        # The frames' observer forks nothing and holds no page of a process.
         names = [(path, f"{where}:") for where, path in system.folders.items()]
         self.observer = look.Observer(arena, names)
 

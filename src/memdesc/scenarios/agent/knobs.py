@@ -24,6 +24,7 @@ __all__ = ["DEFAULTS", "FILES", "VERBS", "System", "vmstat"]
 
 _THP = "/sys/kernel/mm/transparent_hugepage/"
 _KSM = "/sys/kernel/mm/ksm/"
+_MADV_MERGEABLE = 12
 _SHM = "/dev/shm"  # noqa: S108 - a tmpfs that everybody has; files go into a folder of our own
 _DEBUG = "/sys/kernel/debug"
 
@@ -50,6 +51,7 @@ FILES = {
     "ksm_smart_scan": _KSM + "smart_scan",
     "dirty_writeback": "/proc/sys/vm/dirty_writeback_centisecs",
     "khugepaged_sleep": _THP + "khugepaged/scan_sleep_millisecs",
+    "khugepaged_pages": _THP + "khugepaged/pages_to_scan",
     "compaction_proactiveness": "/proc/sys/vm/compaction_proactiveness",
     "laptop_mode": "/proc/sys/vm/laptop_mode",
 }
@@ -59,12 +61,14 @@ DEFAULTS = {
     "thp": "never",
     "thp_defrag": "madvise",
     "thp_zero": "1",
-    "thp_shmem": "advise",
+    "thp_shmem": "never",
     "lru_gen": "0",
     "fault_around": "4096",
     "read_ahead": "0",
     "dirty_writeback": "0",
     "khugepaged_sleep": "4000000",
+    # It also wakes when the first process may have huge pages: then it shall not come far.
+    "khugepaged_pages": "1",
     "compaction_proactiveness": "0",
     "page_cluster": "0",
     "ksm_smart_scan": "0",
@@ -73,7 +77,7 @@ DEFAULTS = {
 }
 """What is set before a scenario in a guest, so that nothing happens by itself (`docs`)."""
 
-VERBS = ("knob", "ksm", "swap", "sync", "dropcaches")
+VERBS = ("knob", "ksm", "khugepaged", "swap", "sync", "dropcaches")
 """Steps of the whole system."""
 
 _ZRAM_BYTES = 48 << 20
@@ -96,6 +100,8 @@ class System:
         self.folders: dict[str, str] = {}
         """Name of a file system -> folder for a scenario's files."""
         self._began: dict[str, int] = {}
+        self._ksm_sleep = 10_000_000
+        self._ksm_place = 0
 
     def __enter__(self) -> Self:
         if self._is_guest:
@@ -116,6 +122,8 @@ class System:
             self.set(args["name"], args["value"])
         elif verb == "ksm":
             self._ksm(args["action"], int(args["value"]))
+        elif verb == "khugepaged":
+            self._khugepaged(int(args["passes"]))
         elif verb == "swap":
             self._set_swap(args["state"] == "on")
         elif verb == "sync":
@@ -198,24 +206,45 @@ class System:
         if action == "run":
             _write(_KSM + "run", str(value))
             return
+        if not self._ksm_place:
+            # While no process has mergeable memory ksmd finishes no pass: this one has, untouched.
+            self._ksm_place = calls.mmap(PAGE)
+            calls.madvise(self._ksm_place, PAGE, _MADV_MERGEABLE)
         # One call of ksm_do_scan with room for all pages is one pass; changing the time to sleep
         # wakes ksmd for the next (mm/ksm.c:ksm_thread).
         _write(_KSM + "pages_to_scan", "10000000")
-        sleep = 10_000_000
-        _write(_KSM + "sleep_millisecs", str(sleep))
         for _ in range(value):
             before = _number(_KSM + "full_scans")
+            # A new time each time: ksmd may sleep since the step before.
+            self._ksm_sleep -= 1
+            _write(_KSM + "sleep_millisecs", str(self._ksm_sleep))
             if _number(_KSM + "run") != 1:
                 _write(_KSM + "run", "1")
-            else:
-                sleep -= 1
-                _write(_KSM + "sleep_millisecs", str(sleep))
             end = time.monotonic() + _PATIENCE
             while _number(_KSM + "full_scans") == before:
                 if time.monotonic() > end:
                     raise TimeoutError("ksmd finishes no pass: has any process mergeable memory?")
                 time.sleep(0.001)
         _write(_KSM + "run", "0")
+
+    def _khugepaged(self, passes: int) -> None:
+        """One wake with room for all pages ends the pass it is in and makes a whole one
+        (`mm/khugepaged.c:khugepaged_do_scan`); a change of the time to sleep wakes it."""
+        self._only_guest("khugepaged")
+        folder = _THP + "khugepaged/"
+        _write(folder + "pages_to_scan", "10000000")
+        for sleep in range(passes):
+            before = _number(folder + "full_scans")
+            _write(folder + "scan_sleep_millisecs", str(4_000_000 - sleep % 1000))
+            end = time.monotonic() + _PATIENCE
+            scans, since = before, time.monotonic()
+            while scans == before or time.monotonic() < since + 0.3:
+                if time.monotonic() > end:
+                    raise TimeoutError("khugepaged finishes no pass: may anybody have huge pages?")
+                time.sleep(0.01)
+                if _number(folder + "full_scans") != scans:
+                    scans, since = _number(folder + "full_scans"), time.monotonic()
+        _write(folder + "pages_to_scan", "1")
 
     def _set_swap(self, on: bool) -> None:
         self._only_guest("swap")

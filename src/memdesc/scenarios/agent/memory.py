@@ -133,6 +133,27 @@ def mincore(process: Process, args: dict[str, Any]) -> list[int]:
     return [byte & 1 for byte in found.raw]
 
 
+_tables_at_first: dict[int, int] = {}
+"""Pid -> page-table pages when it asked first: those of the interpreter and its libraries."""
+
+
+@verb("tables")
+def tables(process: Process, args: dict[str, Any]) -> int:
+    if os.getpid() not in _tables_at_first:
+        _tables()  # what reading takes is counted before
+        _tables_at_first[os.getpid()] = _tables()
+    return _tables() - _tables_at_first[os.getpid()]
+
+
+def _tables() -> int:
+    fd = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        text = os.read(fd, PAGE)
+    finally:
+        os.close(fd)
+    return int(text.partition(b"VmPTE:")[2].split()[0]) * 1024 // PAGE
+
+
 @verb("prctl")
 def prctl(process: Process, args: dict[str, Any]) -> None:
     calls.prctl(_PRCTL[args["option"]], args["value"])

@@ -8,6 +8,7 @@ with them go to the pinned pages and past every page table, as a device's would.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ def pin_read(process: Process, args: dict[str, Any]) -> list[int]:
 
 @verb("release")
 def release(process: Process, args: dict[str, Any]) -> None:
-    held = process.pins.pop(args["pin"])
+    held = process.pins.pop(args["pin"], None)
+    if held is None:  # taking it failed, and the scenario went on
+        raise OSError(errno.EBADF, "nothing is held")
     if held.ring is not None:
         # Closing alone would leave it to a worker that runs later.
         calls.call("io_uring_register", held.ring.fd, _UNREGISTER_BUFFERS, 0, 0)

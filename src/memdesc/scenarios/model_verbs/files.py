@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memdesc.errors import MemdescError
 from memdesc.mm import files, page_cache, readahead, truncate
 from memdesc.mm.files import PAGE_BYTES, OpenFile
 from memdesc.mm.process import Process
@@ -76,7 +77,13 @@ def _unlink(run: ModelRunner, process: Process, args: Args) -> Value:
 
 @verb("truncate")
 def _truncate(run: ModelRunner, process: Process, args: Args) -> Value:
-    size = args["pages"] * PAGE_BYTES + (args["bytes"] or 0)
+    rest = args["bytes"] or 0
+    if rest % PAGE_BYTES in range(1, 8):
+        raise MemdescError(
+            "the model knows no end of a file in the first word of a page",
+            hint="a page's content is named by its first 8 bytes: give 8 bytes or more",
+        )
+    size = args["pages"] * PAGE_BYTES + rest
     truncate.ftruncate(run.kernel, file_of(process, args["file"]), size)
     return None
 

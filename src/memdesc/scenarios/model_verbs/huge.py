@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memdesc.errors import QuestionError
 from memdesc.mm import entries as e
+from memdesc.mm.khugepaged import khugepaged_pass
 from memdesc.mm.large_folio import split_folio
 from memdesc.mm.process import Errno, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
@@ -31,4 +33,13 @@ def _split(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value
         entry = tables.entry(vpn)
         if e.is_present(entry) and not entry & e.SPECIAL:
             split_folio(kernel, e.pfn_of(entry), order)
+    return None
+
+
+@verb("khugepaged")
+def _khugepaged(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
+    if run.kernel.knobs["thp"] == "never":
+        raise QuestionError("khugepaged does not run", hint="knob thp always, or madvise")
+    for _ in range(args["passes"]):
+        khugepaged_pass(run.kernel)
     return None

@@ -119,6 +119,14 @@ def _name_area(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> V
     return None
 
 
+@verb("tables")
+def _tables(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    now = process.mm.tables.tables
+    if process.mm.tables_at_first is None:
+        process.mm.tables_at_first = now
+    return now - process.mm.tables_at_first
+
+
 @verb("read")
 def _read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     return tuple(run.word(run.kernel.read(process, vpn)) for vpn in pages_of(args["range"]))

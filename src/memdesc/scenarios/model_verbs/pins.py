@@ -13,7 +13,7 @@ from memdesc.mm.pins import (
     register_buffer,
     vmsplice,
 )
-from memdesc.mm.process import Process
+from memdesc.mm.process import Errno, Process
 from memdesc.mm.uaccess import copy_from_user, copy_to_user
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.files import extent_of
@@ -68,7 +68,10 @@ def _pin_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Va
 
 @verb("release")
 def _release(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
-    process.pins.pop(args["pin"]).release(run.kernel)
+    held = process.pins.pop(args["pin"], None)
+    if held is None:  # taking it failed, and the scenario went on
+        raise Errno("EBADF")
+    held.release(run.kernel)
     return None
 
 
