@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memdesc.kernels.release import KernelRelease
+from memdesc.kernels.release import KernelRelease, behaviour_of
 
 __all__ = ["ProcessRules", "process_rules"]
 
@@ -144,6 +144,10 @@ class ProcessRules:
     device_private: bool
     """CONFIG_DEVICE_PRIVATE in Debian's build: it moves the numbers of swap types."""
 
+    smaps_shares_lost_pages: bool
+    """smaps counts a poisoned entry as shared, since it looks at the map count of entries that are
+    present only: `fs/proc/task_mmu.c:smaps_account @6.12`; as private @6.1."""
+
     smaps_names_lock_on_fault: bool
     """VmFlags of smaps has "lf" for VM_LOCKONFAULT; 6.1 writes "??" for a flag without a name
     (`fs/proc/task_mmu.c:show_smap_vma_flags`)."""
@@ -207,6 +211,10 @@ class ProcessRules:
     """A page that MADV_FREE gave up and somebody holds counts as written when reclaim finds it:
     `mm/rmap.c:try_to_unmap_one`, until 6.14."""
 
+    swaps_large_folios_by_entries: bool
+    """A large folio that entries map, all of it, is swapped out as a whole: `mm/vmscan.c:
+    shrink_folio_list`, since 6.10; before only one that a PMD maps."""
+
     swapin_maps_writable: bool
     """An exclusive page is mapped writable by a read fault too: `do_swap_page`, since 6.11."""
 
@@ -247,8 +255,8 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         release=release,
         lru_batch=31 if version >= (6, 9) else 15,
         unmap_drains=version < (7, 0),
-        tails_have_own_flags=version < (6, 9),
-        ksm_shown_for_all_anon=(6, 10) <= version < (7, 2),
+        tails_have_own_flags=behaviour_of(release).tails_show_own_flags,
+        ksm_shown_for_all_anon=behaviour_of(release).ksm_bit_on_all_anon,
         copies_last_of_large=version >= (6, 15),
         large_folio_reuse=version >= (6, 15),
         small_folios_only_reuse=(6, 9) <= version < (6, 15),
@@ -278,6 +286,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         smaps_shows_protnone_huge=version >= (6, 6),
         smaps_shows_ksm=version >= (6, 6),
         device_private=version >= (6, 18),
+        smaps_shares_lost_pages=version >= (6, 2),
         smaps_names_lock_on_fault=version >= (6, 2),
         lru_gen_marks=1 if version < (6, 2) else 2 if version < (6, 14) else 3,
         injected_error_is_urgent=version >= (6, 2),
@@ -295,6 +304,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         swapin_skips_cache=version < (7, 0),
         swapin_frees_cache=version >= (7, 0),
         held_lazyfree_is_kept=version < (6, 15),
+        swaps_large_folios_by_entries=version >= (6, 10),
         swapin_maps_writable=version >= (6, 11),
         ksm_checksum_first=version >= (6, 11),
         ksm_unshares=version >= (6, 2),

@@ -52,6 +52,7 @@ __all__ = [
 class FOLL(IntFlag):
     """What is wanted of get_user_pages (`include/linux/mm_types.h @6.12`; others @6.1)."""
 
+    NONE = 0
     WRITE = 1 << 0
     GET = 1 << 1
     DUMP = 1 << 2
@@ -72,7 +73,7 @@ class FOLL(IntFlag):
 
 
 def get_user_pages(
-    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL(0)
+    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL.NONE
 ) -> list[int]:
     """References to pages of any address space, as get_user_pages_remote() takes them.
 
@@ -83,7 +84,7 @@ def get_user_pages(
 
 
 def get_user_pages_fast(
-    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL(0)
+    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL.NONE
 ) -> list[int]:
     """References to pages of the process that runs: without locks where that is possible."""
     from memdesc.mm.gup_fast import fast
@@ -92,14 +93,14 @@ def get_user_pages_fast(
 
 
 def pin_user_pages(
-    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL(0)
+    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL.NONE
 ) -> list[int]:
     """Pins on pages of any address space; as `get_user_pages`. The pages' mm is marked."""
     return _slow(kernel, mm, vpn, count, flags | FOLL.PIN)
 
 
 def pin_user_pages_fast(
-    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL(0)
+    kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL = FOLL.NONE
 ) -> list[int]:
     """Pins on pages of the process that runs: without locks where that is possible."""
     from memdesc.mm.gup_fast import fast
@@ -339,9 +340,7 @@ def _touch(kernel: Kernel, pfn: int, entry: int, flags: FOLL) -> None:
         mark_accessed(kernel, pfn)
 
 
-def _faultin(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, flags: FOLL, *, unshare: bool
-) -> None:
+def _faultin(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, flags: FOLL, *, unshare: bool) -> None:
     """faultin_page(): as an access would, but what would be a signal is an error number."""
     try:
         handle_mm_fault(

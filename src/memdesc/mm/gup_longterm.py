@@ -1,4 +1,4 @@
-"""FOLL_LONGTERM: pages that somebody keeps must not lie where the kernel wants memory to be movable.
+"""FOLL_LONGTERM: what is kept for long must not lie where memory is to stay movable.
 
 `mm/gup.c:__gup_longterm_locked, collect_longterm_unpinnable_folios,
 migrate_longterm_unpinnable_folios; include/linux/mm.h:folio_is_longterm_pinnable @6.12`.  Pins on
@@ -7,13 +7,19 @@ such places are given back, the pages are migrated, and everything begins again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.allocator import MIGRATETYPES
+from memdesc.kernels.gfp import GFP
 from memdesc.mm.gup import FOLL, get_pages_slow, unpin_user_pages
 from memdesc.mm.process import Errno, Mm
 from memdesc.model.compiled import array
+from memdesc.model.described import KIND_CODES
+from memdesc.model.slab_state import K_GFP, KIND_FIELDS
 from memdesc.model.state import ISOLATE, ZONE_MOVABLE
+from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -56,8 +62,23 @@ def _migrate(kernel: Kernel, heads: list[int]) -> None:
     """migrate_longterm_unpinnable_folios(): to frames that GFP_USER gives. Raises Errno."""
     from memdesc.mm.migrate import migrate_folio
 
-    failed = [head for head in heads if not migrate_folio(kernel, head)]
+    with _requests(kernel, {kernel.type_at(head) for head in heads}, GFP.USER):
+        failed = [head for head in heads if not migrate_folio(kernel, head)]
     if failed:
         kernel.say("migrate_longterm_unpinnable_folios: somebody else holds one, ENOMEM")
         raise Errno("ENOMEM")
     kernel.say(f"migrate_longterm_unpinnable_folios: {len(heads)} moved, once more")
+
+
+@contextmanager
+def _requests(kernel: Kernel, kinds: Iterable[MemoryType], gfp: GFP) -> Iterator[None]:
+    """Allocate memory of some types by another request for a while."""
+    rows = array(kernel.machine.slabs.state.kind).reshape(-1, KIND_FIELDS)
+    places = [(rows[KIND_CODES[kind]], int(rows[KIND_CODES[kind]][K_GFP])) for kind in kinds]
+    for row, _ in places:
+        row[K_GFP] = int(gfp)
+    try:
+        yield
+    finally:
+        for row, before in places:
+            row[K_GFP] = before

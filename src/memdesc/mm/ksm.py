@@ -2,9 +2,9 @@
 
 `mm/ksm.c @6.1, @6.12`.  ksmd goes through the areas that asked for it (MADV_MERGEABLE), address
 space by address space.  A page is looked for in the stable tree, of pages that are shared already,
-then in the unstable tree, of pages that ksmd met in this pass and that did not change since the pass
-before.  Nothing else shares pages of different origin, so nobody ever takes a merged page over: a
-write always copies.
+then in the unstable tree, of pages that ksmd met in this pass and that did not change since the
+pass before.  Nothing else shares pages of different origin, so nobody ever takes a merged page
+over: a write always copies.
 
 Trees are by content here; what the kernel finds by comparing its way down a tree is found by one
 look.  The trees themselves are in `ksm_tree`, merging in `ksm_merge`.
@@ -12,11 +12,12 @@ look.  The trees themselves are in `ksm_tree`, merging in `ksm_merge`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.ksm_tree import Ksm, MmSlot, RmapItem
+from memdesc.mm.ksm_tree import MmSlot, RmapItem
 from memdesc.mm.process import Mm
 from memdesc.mm.vma import VM, Vma
 
@@ -44,9 +45,7 @@ _CANNOT: Final = (
 # --- who takes part ------------------------------------------------------------------------------
 
 
-def ksm_madvise(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, advice: str
-) -> VM:
+def ksm_madvise(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, advice: str) -> VM:
     """The flags that "mergeable" or "unmergeable" gives an area. Raises OutOfMemory.
 
     An area that cannot take part is left as it is, without an error.
@@ -201,8 +200,8 @@ class _Walk:
         """Of the pass before, ascending; what was passed is gone from it."""
         slot.items = []
 
-    def pages(self, areas: list[Vma], visit: object) -> None:
-        assert callable(visit)
+    def pages(self, areas: list[Vma], visit: Callable[[Kernel, RmapItem, int], None]) -> None:
+        """Visit every page that could be merged; then forget addresses that have none."""
         kernel = self._kernel
         for vma in areas:
             if vma.anon_vma is None:

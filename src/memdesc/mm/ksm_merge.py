@@ -37,9 +37,7 @@ def cmp_and_merge_page(kernel: Kernel, item: RmapItem, pfn: int) -> None:
         if _merge_with_ksm_page(kernel, item, pfn, found.pfn):
             ksm.append(item, found)
         return
-    if not first and (
-        _changed(kernel, item, pfn) or _merge_with_zero_page(kernel, item, pfn)
-    ):
+    if not first and (_changed(kernel, item, pfn) or _merge_with_zero_page(kernel, item, pfn)):
         return
     _unstable_tree(kernel, item, pfn, content)
 
@@ -115,9 +113,7 @@ def _merge_two_pages(
     return False
 
 
-def _merge_with_ksm_page(
-    kernel: Kernel, item: RmapItem, pfn: int, kpage: int | None
-) -> bool:
+def _merge_with_ksm_page(kernel: Kernel, item: RmapItem, pfn: int, kpage: int | None) -> bool:
     """try_to_merge_with_ksm_page(); without `kpage`, the page itself becomes one."""
     vma = _mergeable_vma(item)
     if vma is None or not _merge_one_page(kernel, item, vma, pfn, kpage):
@@ -127,9 +123,7 @@ def _merge_with_ksm_page(
     return True
 
 
-def _merge_one_page(
-    kernel: Kernel, item: RmapItem, vma: Vma, pfn: int, kpage: int | None
-) -> bool:
+def _merge_one_page(kernel: Kernel, item: RmapItem, vma: Vma, pfn: int, kpage: int | None) -> bool:
     """try_to_merge_one_page()."""
     if pfn == kpage:
         return True

@@ -80,9 +80,12 @@ def try_large_anon(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
 def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) -> str:
     """split_huge_page_to_order(): pieces of 2^new_order, or why not, as an errno's name.
 
-    `held`: references of the caller to the folio, which keep its first piece. Pieces that nobody
-    maps are freed. Only anonymous folios are split; those of files stay whole (EBUSY).
+    `held`: references of the caller to the folio; they stay with the piece that has the page
+    `pfn`. Pieces that nobody maps are freed. Only anonymous folios are split; those of files stay
+    whole (EBUSY).
     """
+    from memdesc.mm.swap import free_page_and_swap_cache
+
     head = kernel.head(pfn)
     flags = kernel.flags(head)
     order = kernel.order_of(head)
@@ -97,19 +100,22 @@ def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) 
     _split_pmds(kernel, head)
     if not kernel.machine.split(head, new_order):
         return "ENOMEM"
-    count = 1 << (order - new_order)
+    size = 1 << new_order
     kernel.f.flags[head] &= ~(_DEFERRED | _PARTIALLY_MAPPED)
     split_columns(kernel.f, head, new_order)
-    size = 1 << new_order
-    kernel.say(f"__split_huge_page: {count} folios")
-    for piece in range(head, head + (1 << order), size):
-        # Nobody may free a piece before all was done with it; __split_huge_page holds each too.
-        kernel.get(piece, 1 + (held if piece == head else 0) + (size if cached else 0))
+    kernel.say(f"__split_huge_page: {(1 << order) // size} folios")
     drops = kernel.rules.split_drops_zero_pages and not new_order
     for piece in range(head, head + (1 << order), size):
+        # The split holds each piece until all is done with it; the caller's stays held.
+        kernel.get(piece, 1 + (size if cached else 0))
         if drops:
             _map_zero_page_instead(kernel, piece)
-        kernel.put(piece)
+        if piece <= pfn < piece + size:
+            kernel.get(piece, held)
+        if cached:
+            free_page_and_swap_cache(kernel, piece)
+        else:
+            kernel.put(piece)
     return ""
 
 

@@ -95,15 +95,12 @@ def _memory_failure(kernel: Kernel, pfn: int) -> bool:
 
 
 def _split(kernel: Kernel, pfn: int) -> bool:
-    """try_to_split_thp_page(): only the page that failed is lost. The reference goes with it."""
+    """try_to_split_thp_page(): only the page that failed is lost, which stays held."""
     from memdesc.mm.large_folio import split_folio
 
-    head = kernel.head(pfn)
     if split_folio(kernel, pfn, held=1):
         kernel.say("memory_failure: unsplit thp: Failed")
         return False
-    kernel.get(pfn)
-    kernel.put(head)
     return True
 
 

@@ -165,7 +165,7 @@ def process_vm_readv(kernel: Kernel, mm: Mm, vpn: int, count: int) -> tuple[int,
 
     The pin makes what is not exclusive exclusive first, so that reading copies.
     """
-    pages = _pin_remote(kernel, mm, vpn, count, FOLL(0))
+    pages = _pin_remote(kernel, mm, vpn, count, FOLL.NONE)
     found = tuple(int(kernel.f.content[pfn]) for pfn in pages)
     unpin_user_pages(kernel, pages)
     return found
@@ -189,7 +189,7 @@ def access_remote_vm(
     """
     found: list[int] = []
     for at in range(count):
-        write = FOLL(0) if contents is None else FOLL.WRITE
+        write = FOLL.NONE if contents is None else FOLL.WRITE
         try:
             pages = get_user_pages(kernel, mm, vpn + at, 1, write | FOLL.FORCE)
         except Errno as error:
@@ -210,7 +210,7 @@ def direct_io_pages(
 
     Give them back with `direct_io_done`.
     """
-    write = FOLL.WRITE if to_memory else FOLL(0)
+    write = FOLL.WRITE if to_memory else FOLL.NONE
     if kernel.rules.direct_io_pins:
         return pin_user_pages_fast(kernel, process.mm, vpn, count, write)
     return get_user_pages_fast(kernel, process.mm, vpn, count, write)
@@ -275,7 +275,9 @@ def _coalesced(kernel: Kernel, pages: Sequence[int]) -> list[int]:
     held: list[int] = []
     spare: list[int] = []
     for pfn in pages:
-        again = bool(held) and kernel.order_of(pfn) > 0 and kernel.head(held[-1]) == kernel.head(pfn)
+        again = (
+            bool(held) and kernel.order_of(pfn) > 0 and kernel.head(held[-1]) == kernel.head(pfn)
+        )
         (spare if again else held).append(pfn)
     unpin_user_pages(kernel, spare)
     if spare:

@@ -173,16 +173,20 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
 
             sums.add("Swap")
             sums.swap_pss += (4096 << PSS_SHIFT) // max(1, swap_count(kernel, entry))
-        return
-    pfn = e.pfn_of(entry)
+            return
+        # A frame that was lost is still counted where its entry is (is_pfn_swap_entry).
+        if e.swap_type(entry) is not e.SwapType.HWPOISON or vma.flags & VM.HUGETLB:
+            return
+    present = e.is_present(entry)
+    pfn = e.pfn_of(entry) if present else e.swap_offset(entry)
     flags = kernel.flags(pfn)
-    if flags & KPF.ZERO_PAGE or entry & e.SPECIAL:
+    if flags & KPF.ZERO_PAGE or (present and entry & e.SPECIAL):
         return
     mapcount = kpagecount(kernel, pfn)
     if vma.flags & VM.HUGETLB:
         sums.add("Shared_Hugetlb" if kernel.hugetlb_shared(pfn) else "Private_Hugetlb")
         return
-    dirty = bool(entry & e.DIRTY or flags & KPF.DIRTY)
+    dirty = bool((present and entry & e.DIRTY) or flags & KPF.DIRTY)
     sums.add("Rss")
     if flags & KPF.ANON:
         sums.add("Anonymous")
@@ -191,7 +195,8 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
         if flags & KPF.KSM and "KSM" in sums.kb:
             sums.add("KSM")
     alone = kernel.refs(pfn) == 1 or mapcount < 2
-    sums.add(("Private_" if alone else "Shared_") + ("Dirty" if dirty else "Clean"))
+    private = alone and (present or not kernel.rules.smaps_shares_lost_pages)
+    sums.add(("Private_" if private else "Shared_") + ("Dirty" if dirty else "Clean"))
     sums.pss += (4096 << PSS_SHIFT) // (1 if alone else mapcount)
 
 

@@ -277,9 +277,7 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
     device = device_of(kernel)
     slot = e.swap_offset(entry)
     direct = (
-        slot not in device.cache
-        and device.counts[slot] == 1
-        and kernel.rules.swapin_skips_cache
+        slot not in device.cache and device.counts[slot] == 1 and kernel.rules.swapin_skips_cache
     )
     if direct:
         pfn = _read_directly(kernel, vma, vpn, slot)
@@ -414,9 +412,7 @@ def _should_free(kernel: Kernel, vma: Vma, head: int, *, write: bool) -> bool:
     return write and not kernel.flags(head) & KPF.KSM and kernel.refs(head) == 1 + pages
 
 
-def _marker_fault(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool
-) -> None:
+def _marker_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool) -> None:
     """handle_pte_marker()."""
     marker = e.swap_offset(entry)
     if marker & e.Marker.POISONED:

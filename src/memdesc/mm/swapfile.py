@@ -57,7 +57,8 @@ def swapoff(kernel: Kernel) -> None:
     for pfn in list(device.slots):
         if pfn in device.slots and kernel.head(pfn) == pfn:
             free_swap_cache(kernel, pfn)
-    assert not device.counts and not device.cache, device
+    assert not device.counts
+    assert not device.cache
     kernel.swap = None
 
 

@@ -84,6 +84,13 @@ def reclaim_folio(kernel: Kernel, head: int, *, ignore_references: bool = True) 
 
 def try_to_unmap(kernel: Kernel, head: int) -> None:
     """Empty the entries that map a folio, or let them name its slots of swap."""
+    if kernel.f.entire[head]:
+        from memdesc.mm.huge_memory import split_pmd
+
+        for mm, vma, vpn in tuple(mappings_of(kernel, head)):
+            pmd = mm.tables.pmd_of(vpn)
+            if pmd is not None and pmd.huge:
+                split_pmd(kernel, mm, vma, vpn)
     for pfn in kernel.pages_of(head):
         for mm, vma, vpn in tuple(mappings_of(kernel, pfn)):
             if not _try_to_unmap_one(kernel, mm, vma, vpn, pfn):
@@ -164,14 +171,40 @@ def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate
         if kernel.may_be_pinned(head):
             kernel.say("shrink_folio_list: may be pinned, kept")
             return Fate.KEPT
-        if not add_to_swap(kernel, head):
-            kernel.say("shrink_folio_list: no room in swap, activated")
+        if not _to_swap_cache(kernel, head):
+            kernel.say("shrink_folio_list: no room in swap, or not to be split: activated")
             return Fate.ACTIVATED
     try_to_unmap(kernel, head)
     if kernel.mapcount(head) or kernel.may_be_pinned(head):
         return Fate.ACTIVATED
     fate = _pageout(kernel, head, clean_only=clean_only)
     return fate if fate is not None else _remove_mapping(kernel, head)
+
+
+def _to_swap_cache(kernel: Kernel, head: int) -> bool:
+    """Slots for a folio: a large one as a whole, or in pieces, which are reclaimed here."""
+    order = kernel.order_of(head)
+    if not order:
+        return add_to_swap(kernel, head)
+    if kernel.refs(head) != kernel.mapcount(head) + 1:
+        return False
+    pages = range(head, head + (1 << order))
+    entire = bool(kernel.f.entire[head])
+    if kernel.rules.swaps_large_folios_by_entries:
+        splits = not entire and not all(kernel.f.maps[page] for page in pages)
+    else:
+        splits = not entire
+    if not splits and add_to_swap(kernel, head):
+        return True
+    from memdesc.mm.large_folio import split_folio
+
+    if split_folio(kernel, head, held=1):
+        return False
+    for piece in pages[1:]:
+        if kernel.f.maps[piece]:
+            kernel.get(piece)
+            reclaim_folio(kernel, piece)
+    return add_to_swap(kernel, head)
 
 
 def _pageout(kernel: Kernel, head: int, *, clean_only: bool) -> Fate | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import ANON_NEW, BATCH_ADD
-from memdesc.mm.new_folio import marked_by_area
 from memdesc.mm.large_folio import likely_mapped_shared
+from memdesc.mm.new_folio import marked_by_area
 from memdesc.mm.process import Mm
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
 from memdesc.mm.vma import VM, Vma

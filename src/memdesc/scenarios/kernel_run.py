@@ -10,6 +10,7 @@ import base64
 import functools
 import importlib.util
 import json
+import lzma
 import os
 import py_compile
 import re
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,8 @@ from memdesc.scenarios.skipped import SkippedError
 from memdesc.scenarios.steps import Step
 from memdesc.vm.guest import Guest, GuestEndedError, GuestTimeoutError
 from memdesc.vm.host import run_tool
+from memdesc.vm.initramfs import module_files
+from memdesc.vm.kernels import fetch
 
 __all__ = [
     "AGENT_FOLDER",
@@ -43,6 +46,7 @@ __all__ = [
     "VmRunner",
     "agent_files",
     "guest_program",
+    "module_contents",
     "played_of",
     "request_of",
 ]
@@ -88,7 +92,7 @@ class KernelRunner:
     def start(self, plan: Plan, release: KernelRelease) -> None:
         """Do all steps. Raises SkippedError, VmError."""
         self._order = {step.line: at for at, step in enumerate(plan.steps)}
-        self._played = played_of(self.play(request_of(plan)))
+        self._played = played_of(self.play(request_of(plan, self.modules)))
 
     def do(self, step: Step) -> Outcome:
         """How a step ended. Raises BrokenRunError where the run came no further."""
@@ -108,6 +112,10 @@ class KernelRunner:
     def play(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the agent do what `request_of` made; its answer."""
         raise NotImplementedError
+
+    def modules(self, names: Sequence[str]) -> list[bytes]:
+        """Kernel modules and what they depend on, for a machine that may load them."""
+        return []
 
     def _found(self, step: Step) -> tuple[Outcome, Seen]:
         at = self._order[step.line]
@@ -141,6 +149,9 @@ class VmRunner(KernelRunner):
         if self._own and self._ready:
             self._guest.end()
         self._ready = False
+
+    def modules(self, names: Sequence[str]) -> list[bytes]:
+        return module_contents(self.series, names)
 
     def play(self, request: dict[str, Any]) -> dict[str, Any]:
         """Go back to the state of the guest's beginning, and play."""
@@ -204,8 +215,10 @@ class HereRunner(KernelRunner):
         return value
 
 
-def request_of(plan: Plan) -> dict[str, Any]:
-    """What the agent is sent for a plan."""
+def request_of(
+    plan: Plan, modules: Callable[[Sequence[str]], list[bytes]] = lambda _: []
+) -> dict[str, Any]:
+    """What the agent is sent for a plan; `modules` gives kernel modules by their names."""
     steps = [step.as_json() for step in plan.steps]
     request: dict[str, Any] = {
         "steps": steps,
@@ -214,6 +227,11 @@ def request_of(plan: Plan) -> dict[str, Any]:
     }
     if '"where": "ext4"' in json.dumps(steps):
         request["ext4"] = _ext4_image()
+        if any(step.verb == "disk" for step in plan.steps):
+            request["disk"] = {
+                "modules": [_packed(module) for module in modules(["dm_mod"])],
+                "data": _ext4_data(),
+            }
     return request
 
 
@@ -304,9 +322,51 @@ def _area_of(vma: Mapping[str, Any]) -> RawVma:
     )
 
 
-@functools.cache
+def module_contents(series: str, names: Sequence[str]) -> list[bytes]:
+    """Modules of a series' kernel and of what they depend on, in the order of loading."""
+    files = module_files(fetch(series).modules, names)
+    return [lzma.decompress(f.read_bytes()) if f.suffix == ".xz" else f.read_bytes() for f in files]
+
+
 def _ext4_image() -> dict[str, Any]:
-    """A small, empty ext4 with blocks of a page: its size, and what is not zero in it."""
+    """The file system: its size, and what is not zero in it."""
+    data = _ext4_bytes()
+    piece = 1 << 16
+    pieces = []
+    for offset in range(0, len(data), piece):
+        part = data[offset : offset + piece]
+        if part.strip(b"\0"):
+            pieces.append([offset, _packed(part)])
+    return {"bytes": _EXT4_BYTES, "pieces": pieces}
+
+
+def _ext4_data() -> list[list[int]]:
+    """Where its files' data comes to lie, in bytes: the blocks that are free.
+
+    There is one group of blocks; its descriptor, behind the superblock, names the block of the
+    bitmap (`fs/ext4/ext4.h:struct ext4_group_desc`).
+    """
+    data = _ext4_bytes()
+    bitmap = int.from_bytes(data[_EXT4_BLOCK : _EXT4_BLOCK + 4], "little") * _EXT4_BLOCK
+    areas: list[list[int]] = []
+    for block in range(_EXT4_BYTES // _EXT4_BLOCK):
+        if data[bitmap + block // 8] >> block % 8 & 1:
+            continue
+        at = block * _EXT4_BLOCK
+        if areas and sum(areas[-1]) == at:
+            areas[-1][1] += _EXT4_BLOCK
+        else:
+            areas.append([at, _EXT4_BLOCK])
+    return areas
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+@functools.cache
+def _ext4_bytes() -> bytes:
+    """A small, empty ext4 with blocks of a page."""
     options = f"hash_seed={_EXT4_IDENTITY},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
     words = ["-q", "-F", "-b", str(_EXT4_BLOCK), "-N", "128", "-m", "0", "-U", _EXT4_IDENTITY]
     with tempfile.TemporaryDirectory(prefix="memdesc-ext4-") as folder:
@@ -314,11 +374,4 @@ def _ext4_image() -> dict[str, Any]:
         with image.open("wb") as file:
             file.truncate(_EXT4_BYTES)
         run_tool(["mkfs.ext4", *words, "-E", options, str(image)])
-        data = image.read_bytes()
-    piece = 1 << 16
-    pieces = []
-    for offset in range(0, len(data), piece):
-        part = data[offset : offset + piece]
-        if part.strip(b"\0"):
-            pieces.append([offset, base64.b64encode(zlib.compress(part)).decode()])
-    return {"bytes": _EXT4_BYTES, "pieces": pieces}
+        return image.read_bytes()

@@ -319,6 +319,12 @@ _FILES: Final = (
         choice("mode", "sync async invalidate", "MS_*; sync if not given"),
     ),
     _row("syncfs", (_FILE,), "write back the file system", "syncfs(2)"),
+    _row(
+        "sync_range",
+        (_FILE_RANGE,),
+        "write back pages, but nothing that describes the file",
+        "sync_file_range(2), waiting before and after",
+    ),
     _row("readahead", (_FILE_RANGE,), "bring into the page cache", "readahead(2)"),
     _row(
         "evict",
@@ -414,6 +420,14 @@ _SYSTEM: Final = (
         (Parameter("value", Kind.COUNT, "1: page cache, 2: slabs, 3: both"),),
         "drop what is clean",
         "/proc/sys/vm/drop_caches",
+        by_process=False,
+        changes_system=True,
+    ),
+    _row(
+        "disk",
+        (_word("state", "fail ok", "whether data on ext4's device can no longer be accessed"),),
+        "let the disk below ext4 fail; its metadata can still be read and written",
+        "a table of device mapper with the target `error`",
         by_process=False,
         changes_system=True,
     ),

@@ -46,12 +46,13 @@ NUMBERS = {
     "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
     "ptrace": 101, "sigaltstack": 131, "munlock": 150, "mlockall": 151, "munlockall": 152,
     "prctl": 157, "mount": 165, "swapon": 167, "swapoff": 168, "init_module": 175, "readahead": 187,
-    "sync_file_range": 277, "vmsplice": 278, "fallocate": 285, "syncfs": 306, "process_vm_readv": 310, "process_vm_writev": 311,
-    "userfaultfd": 323, "mlock2": 325, "io_uring_setup": 425, "io_uring_enter": 426,
-    "io_uring_register": 427, "memfd_secret": 447, "cachestat": 451,
+    "sync_file_range": 277, "vmsplice": 278, "fallocate": 285, "syncfs": 306,
+    "process_vm_readv": 310, "process_vm_writev": 311, "userfaultfd": 323, "mlock2": 325,
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "memfd_secret": 447, "cachestat": 451,
 }  # fmt: skip
 """arch/x86/entry/syscalls/syscall_64.tbl"""
 
+_EHWPOISON = 133
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
@@ -118,7 +119,9 @@ def sigaltstack(address: int, length: int) -> None:
 
 
 def error_name(error: OSError) -> str:
-    """ "EFAULT"; by the kernel's names, of which Python has another for one."""
+    """ "EFAULT"; by the kernel's names, of which Python has another for one, and lacks one."""
+    if error.errno == _EHWPOISON:
+        return "EHWPOISON"
     if error.errno == errno.EOPNOTSUPP:
         return "EOPNOTSUPP"
     return errno.errorcode.get(error.errno or 0, str(error.errno))

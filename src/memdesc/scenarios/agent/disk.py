@@ -1,8 +1,8 @@
 """The disk below ext4, as one that can lose the ability to read and write data.
 
-A device-mapper device lies over zram.  Its table is linear, and `fail` replaces those parts of it in
-which the file system keeps data by the target "error" (`drivers/md/dm-target.c:io_err_map`): what
-is read or written there fails with EIO, while the journal and all that describes the files goes on.
+A device-mapper device lies over zram.  Its table is linear, and `fail` replaces those parts of
+it in which the file system keeps data by the target "error" (`drivers/md/dm-target.c:io_err_map`):
+what is read or written there fails with EIO, while the journal and all that describes files goes on.
 Neither replacement writes back nor freezes the file system.
 """
 
@@ -78,9 +78,7 @@ class Disk:
         return table
 
     def _ioctl(self, command: int, data: bytes = b"", *, count: int = 0, flags: int = 0) -> bytes:
-        header = _HEADER.pack(
-            *_VERSION, _BUFFER, _HEADER.size, count, 0, flags, 0, 0, _NAME, b""
-        )
+        header = _HEADER.pack(*_VERSION, _BUFFER, _HEADER.size, count, 0, flags, 0, 0, _NAME, b"")
         buffer = bytearray((header + data).ljust(_BUFFER, b"\0"))
         number = 3 << 30 | _HEADER.size << 16 | 0xFD << 8 | command
         fcntl.ioctl(self._control, number, buffer)

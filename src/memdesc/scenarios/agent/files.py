@@ -28,6 +28,8 @@ _OPEN_FLAGS = {
 _FALLOCATE = {"grow": 0, "keep_size": 1, "zero": 0x10, "collapse": 0x08, "insert": 0x20}
 _PUNCH_HOLE = 0x02 | 0x01
 _FADVICE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "noreuse": 5}
+_SYNC_FILE_RANGE = 1 | 2 | 4
+"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER"""
 _MSYNC = {"async": 1, "invalidate": 2, "sync": 4}
 
 
@@ -126,6 +128,11 @@ def msync(process: Process, args: dict[str, Any]) -> None:
 @verb("syncfs")
 def syncfs(process: Process, args: dict[str, Any]) -> None:
     calls.call("syncfs", process.files[args["file"]])
+
+
+@verb("sync_range")
+def sync_range(process: Process, args: dict[str, Any]) -> None:
+    calls.call("sync_file_range", *_extent(process, args["file"]), _SYNC_FILE_RANGE)
 
 
 @verb("readahead")

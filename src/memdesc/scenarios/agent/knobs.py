@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from . import calls
 from .access import PAGE
+from .disk import Disk
 from .verbs import RefusedError, inside_guest
 
 __all__ = ["DEFAULTS", "FILES", "VERBS", "System", "vmstat"]
@@ -77,7 +78,7 @@ DEFAULTS = {
 }
 """What is set before a scenario in a guest, so that nothing happens by itself (`docs`)."""
 
-VERBS = ("knob", "ksm", "khugepaged", "swap", "sync", "dropcaches")
+VERBS = ("knob", "ksm", "khugepaged", "swap", "sync", "dropcaches", "disk")
 """Steps of the whole system."""
 
 _ZRAM_BYTES = 48 << 20
@@ -89,12 +90,17 @@ _MS_NOATIME = 1024
 class System:
     """The machine during one scenario: where files lie, settings, swap.
 
-    `ext4` is an image for guests: {"bytes": size, "pieces": [[offset, base64 of zlib], ...]}.
+    `ext4` is an image for guests: {"bytes": size, "pieces": [[offset, base64 of zlib], ...]};
+    `disk` lets it lie on a device that can fail (`disk.Disk`).
     """
 
-    def __init__(self, ext4: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, ext4: dict[str, Any] | None = None, disk: dict[str, Any] | None = None
+    ) -> None:
         self._is_guest = inside_guest()
         self._ext4 = ext4
+        self._disk_request = disk
+        self._disk: Disk | None = None
         self._own: str | None = None
         self._swap: str | None = None
         self.folders: dict[str, str] = {}
@@ -132,6 +138,10 @@ class System:
         elif verb == "dropcaches":
             self._only_guest("dropcaches")
             _write("/proc/sys/vm/drop_caches", str(args["value"]))
+        elif verb == "disk":
+            self._only_guest("disk")
+            assert self._disk is not None, "no file lies on a disk"
+            self._disk.set_failing(failing=args["state"] == "fail")
 
     def set(self, name: str, value: str) -> None:
         """A setting by name; outside a guest it must be so already. Raises RefusedError."""
@@ -193,7 +203,10 @@ class System:
             for offset, data in image["pieces"]:
                 os.pwrite(disk.fileno(), zlib.decompress(base64.b64decode(data)), offset)
             os.fsync(disk.fileno())
-        _write("/sys/block/zram0/queue/read_ahead_kb", DEFAULTS["read_ahead"])
+        if self._disk_request is not None:
+            self._disk = Disk(device, image["bytes"], self._disk_request)
+            device = self._disk.path
+        self.set("read_ahead", DEFAULTS["read_ahead"])
         _mount(device, "/mnt/e", "ext4", "commit=900,noinit_itable", _MS_NOATIME)
         self.folders["ext4"] = "/mnt/e/"
 
