@@ -158,6 +158,19 @@ def test_force_wants_soft_dirty_pages_to_fault() -> None:
     assert any("do_wp_page" in rule for rule in kernel.fired)
 
 
+@pytest.mark.parametrize(("series", "grows"), [("6.1", True), ("6.12", False), ("7.2", False)])
+def test_a_look_below_a_stack_lets_it_grow_only_on_old_kernels(series: str, grows: bool) -> None:
+    kernel, process = world(series)
+    low = AT + 0x10000
+    mmap(kernel, process.mm, low, 2, flags=VM.GROWSDOWN)
+    if grows:
+        assert get_user_pages(kernel, process.mm, low - 3, 1) == [kernel.zero_pfn]
+    else:
+        with pytest.raises(Errno, match="EFAULT"):
+            get_user_pages(kernel, process.mm, low - 3, 1)
+    assert (process.mm.vmas.find(low - 3) is not None) is grows
+
+
 def test_memlock_limits_what_io_uring_pins() -> None:
     kernel, process = world(pages=8)
     process.memlock_limit = 5

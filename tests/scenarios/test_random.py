@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ import pytest
 
 from memdesc.errors import MemdescError
 from memdesc.model.compiled import COMPILED, array
+from memdesc.scenarios.compare import first_difference
+from memdesc.scenarios.kernel_run import VmRunner
 from memdesc.scenarios.model_run import ModelRunner
 from memdesc.scenarios.random_steps import random_scenario, shrink
 from memdesc.scenarios.reader import SERIES, read_text
@@ -52,6 +55,21 @@ def test_every_account_agrees_after_each_random_step(seed):
     except (AssertionError, ArithmeticError, LookupError, TypeError, NotImplementedError) as error:
         small = shrink(text, fails, tries=60)
         pytest.fail(f"{error!r}\n\nThe same happens in this scenario file:\n\n{small}")
+
+
+@pytest.mark.vm
+def test_random_steps_are_the_same_on_a_real_kernel():
+    """Fixed seeds, on another kernel each day."""
+    series = SERIES[datetime.datetime.now(datetime.UTC).date().toordinal() % len(SERIES)]
+    with VmRunner(series) as kernel:
+        for seed in (31, 32):
+            text = random_scenario(seed, 150)
+            scenario = read_text(text, Path("random.md"))[0]
+            real = run_scenario(kernel, scenario, f"vm:{series}")
+            mine = run_scenario(ModelRunner(series), scenario, f"model:{series}")
+            difference = first_difference(mine, real)
+            assert difference is None, f"{difference}\n\n{text}"
+            assert len(real.records) == 150
 
 
 def test_the_same_seed_gives_the_same_steps():

@@ -64,6 +64,9 @@ or not all that was asked; 130 interrupted
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and words[:1] == ["scenario"]:
+        # Its machines are small: compiling the model's loops takes longer than running them.
+        os.environ.setdefault("MEMDESC_MODEL_COMPILED", "0")
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A terminal or pipe of another encoding gets "?", not a traceback.

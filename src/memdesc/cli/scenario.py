@@ -16,6 +16,7 @@ _SUBCOMMANDS = {
     "compare": "memdesc.cli.scenario_compare",
     "list": "memdesc.cli.scenario_list",
     "table": "memdesc.cli.scenario_table",
+    "random": "memdesc.cli.scenario_random",
 }
 """Name -> module. They import the model, which compiles, only when they run."""
 
@@ -26,6 +27,7 @@ EXAMPLES = """
   memdesc scenario run FILE.md --step              every page after every step
   memdesc scenario compare FILE.md                 model and kernel, three times: who differs?
   memdesc scenario table                           what was compared, by mechanism and kernel
+  memdesc scenario random 7 > random.md            a seed's random steps, as such a file
 """
 
 

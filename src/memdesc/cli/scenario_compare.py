@@ -125,6 +125,7 @@ def _compare(
             steps=len(runs[0].records) if runs else 0,
             checks=len(runs[0].plan.checks) if runs else 0,
             why=why,
+            digest=scenario.digest,
         )
 
     try:

@@ -53,7 +53,7 @@ class ProcessRules:
     6.13; before, the PMD is split and one small page is copied."""
 
     large_anon_folios: bool
-    """Faults can be resolved by folios below PMD size: `mm/memory.c:alloc_anon_folio`, since 6.8."""
+    """Faults can take folios below PMD size: `mm/memory.c:alloc_anon_folio`, since 6.8."""
 
     knows_who_maps_large: bool
     """CONFIG_MM_ID: a large folio knows whether two processes map it:
@@ -211,6 +211,10 @@ class ProcessRules:
     """A page that MADV_FREE gave up and somebody holds counts as written when reclaim finds it:
     `mm/rmap.c:try_to_unmap_one`, until 6.14."""
 
+    swapin_leaves_unlocked: bool
+    """A page that is read from swap into a locked area is not mlocked, until reclaim comes across
+    it: `mm/memory.c:do_swap_page` calls folio_add_new_anon_rmap, since 6.11."""
+
     swaps_large_folios_by_entries: bool
     """A large folio that entries map, all of it, is swapped out as a whole: `mm/vmscan.c:
     shrink_folio_list`, since 6.10; before only one that a PMD maps."""
@@ -236,8 +240,16 @@ class ProcessRules:
     """A read that is as long as its window marks the middle of it; before, the next window was
     joined to it: `mm/readahead.c:page_cache_sync_ra`, since 6.11 or so."""
 
+    readahead_ends_aligned: bool
+    """A file's readahead has folios that grow, and its windows end at their multiples:
+    `mm/readahead.c:page_cache_async_ra`, since 6.16."""
+
     device_io_pages: int
     """`bdi->io_pages` of zram, on which scenarios have their ext4."""
+
+    failed_writes_mark_pages: bool
+    """A page that could not be written has PG_error: `fs/ext4/page-io.c:ext4_finish_bio @6.1`, until
+    6.10."""
 
     ext4_large_folios: bool
     """Regular files of ext4 have large folios: `fs/ext4/inode.c:ext4_set_inode_mapping_order`,
@@ -304,6 +316,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         swapin_skips_cache=version < (7, 0),
         swapin_frees_cache=version >= (7, 0),
         held_lazyfree_is_kept=version < (6, 15),
+        swapin_leaves_unlocked=version >= (6, 11),
         swaps_large_folios_by_entries=version >= (6, 10),
         swapin_maps_writable=version >= (6, 11),
         ksm_checksum_first=version >= (6, 11),
@@ -311,7 +324,9 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         ksm_marks_zero_pages=version >= (6, 6),
         ksm_smart_scan=version >= (6, 7),
         full_readahead_marks_half=version >= (6, 12),
+        readahead_ends_aligned=version >= (6, 16),
         device_io_pages=0,
+        failed_writes_mark_pages=version < (6, 10),
         ext4_large_folios=version >= (6, 16),
         faults_map_whole_folios=version >= (7, 2),
     )

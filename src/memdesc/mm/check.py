@@ -31,10 +31,12 @@ from memdesc.model.compiled import array
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["HOLDERS", "check"]
+__all__ = ["HOLDERS", "INVARIANTS", "check"]
 
 HOLDERS: list[Callable[[Kernel], Iterator[tuple[int, int]]]] = []
 """Functions that yield (frame, references held) for what a subsystem holds."""
+INVARIANTS: list[Callable[[Kernel], None]] = []
+"""Functions that raise AssertionError where a subsystem's own accounts differ."""
 
 
 def check(kernel: Kernel) -> None:
@@ -55,6 +57,8 @@ def check(kernel: Kernel) -> None:
             refs[kernel.head(pfn)] += count
     _check_folios(kernel, refs, maps, entire)
     _check_lists(kernel)
+    for invariant in INVARIANTS:
+        invariant(kernel)
 
 
 def _count_entries(

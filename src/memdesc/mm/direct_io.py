@@ -36,9 +36,13 @@ def dio_read(
         return 0
     writeback_range(kernel, mapping, first, first + count)
     pages = direct_io_pages(kernel, process, vpn, count, to_memory=True)
-    for index, pfn in enumerate(pages, first):
-        kernel.f.content[pfn] = mapping.blocks.get(index, 0)
+    failed = kernel.disk.fails and any(at in mapping.blocks for at in range(first, first + count))
+    if not failed:
+        for index, pfn in enumerate(pages, first):
+            kernel.f.content[pfn] = mapping.blocks.get(index, 0)
     direct_io_done(kernel, pages, to_memory=True)
+    if failed:
+        raise Errno("EIO")
     return PAGE_BYTES * len(pages)
 
 
@@ -54,6 +58,10 @@ def dio_write(
     writeback_range(kernel, mapping, first, first + count)
     _invalidate(kernel, mapping, first, first + count)
     pages = direct_io_pages(kernel, process, vpn, count, to_memory=False)
+    if kernel.disk.fails:
+        # Told to the caller and to nobody else: no page of the cache was lost.
+        direct_io_done(kernel, pages, to_memory=False)
+        raise Errno("EIO")
     for index, pfn in enumerate(pages, first):
         mapping.blocks[index] = int(kernel.f.content[pfn])
     direct_io_done(kernel, pages, to_memory=False)
@@ -75,11 +83,15 @@ def _goes_to_device(kernel: Kernel, mapping: AddressSpace) -> bool:
 
 
 def _invalidate(kernel: Kernel, mapping: AddressSpace, first: int, end: int) -> None:
-    """invalidate_inode_pages2_range(): mapped pages are unmapped, what somebody holds stays."""
-    unmap_mapping_pages(kernel, mapping, first, end, even_cows=False)
+    """invalidate_inode_pages2_range(): out of all mappings and the cache, by whole folios."""
     kernel.drain()
     for index in range(first, end):
         pfn = mapping.pages.get(index)
-        if pfn is not None:
-            remove_folio(kernel, mapping, pfn)
-            kernel.say("invalidate_inode_pages2_range: the cache would be out of date")
+        if pfn is None:
+            continue
+        head = kernel.head(pfn)
+        low = int(kernel.f.index[head])
+        high = low + (1 << kernel.order_of(head))
+        unmap_mapping_pages(kernel, mapping, low, high, even_cows=False)
+        remove_folio(kernel, mapping, pfn)
+        kernel.say("invalidate_inode_pages2_range: the cache would be out of date")

@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 MAX_ORDER: Final = 9
 """mapping_max_folio_order() of regular files."""
 
-__all__ = ["ext4_page_mkwrite", "ext4_read_folio", "ext4_write_begin"]
+__all__ = ["ext4_page_mkwrite", "ext4_read_folio", "ext4_write_begin", "fill_folio"]
 
 
 def ext4_read_folio(kernel: Kernel, mapping: AddressSpace, index: int, order: int = 0) -> int:
-    """Read the folio at an index that is not cached; its page of that index."""
+    """Read the folio at an index that is not cached; its page of that index, see `fill_folio`."""
     first = index >> order << order
     pfn = add_folio(kernel, mapping, first, order)
-    pages = range(first, first + (1 << order))
+    fill_folio(kernel, mapping, pfn)
+    return pfn + index - first
+
+
+def fill_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
+    """Read a folio that is cached. One that the disk does not give is not UPTODATE."""
+    first = int(kernel.f.index[pfn])
+    pages = range(first, first + (1 << kernel.order_of(pfn)))
+    if kernel.disk.fails and any(at in mapping.blocks for at in pages):
+        kernel.clear_flags(pfn, KPF.UPTODATE)
+        kernel.say("ext4_mpage_readpages: the disk does not give it, cached without its content")
+        return
+    kernel.set_flags(pfn, KPF.UPTODATE)
     for at in pages:
         kernel.f.content[pfn + at - first] = mapping.blocks.get(at, 0)
     if all(at in mapping.blocks for at in pages):
@@ -36,7 +48,6 @@ def ext4_read_folio(kernel: Kernel, mapping: AddressSpace, index: int, order: in
         kernel.say("ext4_mpage_readpages: read, mapped to disk")
     else:
         kernel.say("ext4_mpage_readpages: a hole, zeroes")
-    return pfn + index - first
 
 
 def ext4_write_begin(kernel: Kernel, mapping: AddressSpace, index: int, pages: int) -> int:

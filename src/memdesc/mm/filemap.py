@@ -15,7 +15,7 @@ from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.mark_accessed import mark_accessed
 from memdesc.mm.new_folio import marked_by_area
 from memdesc.mm.page_cache import is_cached, read_page
-from memdesc.mm.process import Mm, Signal
+from memdesc.mm.process import Errno, Mm, Signal
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.vma import VM, Vma
 from memdesc.mm.writeback import dirty_folio
@@ -196,7 +196,11 @@ def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
         from memdesc.mm.readahead import mmap_readahead
 
         mmap_readahead(kernel, vma, index)
-    pfn = read_page(kernel, mapping, index)
+    try:
+        pfn = read_page(kernel, mapping, index)
+    except Errno:
+        kernel.say("filemap_fault: the page cannot be read")
+        raise Signal("SIGBUS", "ADRERR") from None
     assert pfn is not None
     if kernel.f.flags[pfn] & KPF.HWPOISON:
         kernel.say("__do_fault: the page was lost to a memory error")

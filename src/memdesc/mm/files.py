@@ -9,11 +9,12 @@ description, which descriptors of several processes and areas refer to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.process import Errno, Mm, Process
 from memdesc.mm.vma import VM, Vma
+from memdesc.mm.wb_err import sample_errors
 from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class AddressSpace:
     """Names in a folder."""
     opens: int = 0
     """Open file descriptions."""
+    wb_err: int = 0
+    """Errors of write-back (`mm.errseq`)."""
+    as_errors: set[str] = field(default_factory=set)
+    """AS_EIO, AS_ENOSPC: "EIO", "ENOSPC"."""
 
     @property
     def pages_in_size(self) -> int:
@@ -128,8 +133,10 @@ class OpenFile:
     """f_count: descriptors and areas."""
     ra: dict[str, int] = field(default_factory=dict)
     """struct file_ra_state."""
-    more: dict[str, Any] = field(default_factory=dict)
-    """What other subsystems keep with it, as the error that fsync reported last."""
+    wb_err: int = 0
+    """f_wb_err: up to which error of the inode it was told."""
+    sb_err: int = 0
+    """f_sb_err: the same of the file system's errors."""
 
     @property
     def path(self) -> str:
@@ -199,7 +206,8 @@ def flags_of_file(kernel: Kernel, file: OpenFile, flags: VM) -> VM:
     if file.mapping.fs is SECRETMEM:
         if not flags & VM.SHARED:
             raise Errno("EINVAL")
-        flags |= VM.LOCKED | VM.DONTDUMP
+        # Its file system is mounted noexec. VM_LOCKED, which secretmem_mmap sets, does not last.
+        flags = (flags | VM.DONTDUMP) & ~VM.MAYEXEC
     return flags
 
 
@@ -216,6 +224,7 @@ def open_file(
             raise Errno("ENOENT")
         inode = kernel.names[shown] = new_inode(kernel, fs, shown, links=1)
     made = _open(inode)
+    sample_errors(kernel, made)
     for flag, value in flags.items():
         setattr(made, flag, value)
     if truncate:

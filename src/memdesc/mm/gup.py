@@ -30,6 +30,7 @@ from memdesc.mm import entries as e
 from memdesc.mm.fault import handle_mm_fault
 from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.mark_accessed import mark_accessed
+from memdesc.mm.mmap import expand_stack
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.vma import VM, Vma
 
@@ -211,11 +212,7 @@ def _find_vma(kernel: Kernel, mm: Mm, vpn: int) -> Vma:
     """gup_vma_lookup(); before 6.5 find_extend_vma(), which lets a stack grow."""
     vma = mm.vmas.find(vpn)
     if vma is None and kernel.rules.gup_grows_stack:
-        above = mm.vmas.after(vpn)
-        if above is not None and above.flags & VM.GROWSDOWN:
-            mm.vmas.resize(above, vpn, above.vpn_end)
-            kernel.say("find_extend_vma: the stack grows for get_user_pages")
-            return above
+        vma = expand_stack(kernel, mm, vpn)
     if vma is None:
         kernel.say("check_vma_flags: nothing is mapped there, EFAULT")
         raise Errno("EFAULT")

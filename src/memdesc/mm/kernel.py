@@ -37,6 +37,7 @@ from memdesc.mm.mlock_batch import MlockBatch
 from memdesc.mm.hugetlb import HugetlbPool, hugetlb_counters, put_hugetlb, set_pool_size
 from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.swap import SwapDevice
+from memdesc.mm.wb_err import Disk
 from memdesc.model.compiled import array
 from memdesc.model.described import KIND_CODES, DescribedMachine
 from memdesc.model.designs import OVERLAYS, Design
@@ -109,6 +110,7 @@ class Kernel:
         self.swap: SwapDevice | None = None
         self.ksm = Ksm()
         self.hugetlb = HugetlbPool()
+        self.disk = Disk()
         self.events: Counter[str] = Counter()
         """Counters of /proc/vmstat that only rise, by name."""
         self.fired: list[str] = []

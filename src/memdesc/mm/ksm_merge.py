@@ -89,11 +89,19 @@ def _unstable_tree(kernel: Kernel, item: RmapItem, pfn: int, content: int) -> No
     if tree_pfn is None or tree_pfn == pfn:
         return
     kernel.get(tree_pfn)
-    if _merge_two_pages(kernel, item, pfn, other, tree_pfn):
+    same_folio = kernel.head(pfn) == kernel.head(tree_pfn)
+    merged = _merge_two_pages(kernel, item, pfn, other, tree_pfn)
+    if merged:
         node = ksm.insert(kernel, pfn)
         ksm.append(other, node)
         ksm.append(item, node)
     kernel.put(tree_pfn)
+    if same_folio and not merged:
+        # The reference to the other page was one too many for a split; now it is gone.
+        from memdesc.mm.large_folio import split_folio
+
+        kernel.say("cmp_and_merge_page: two pages of one large folio, which is split")
+        split_folio(kernel, pfn, held=1)
 
 
 def _merge_two_pages(

@@ -63,13 +63,19 @@ class StableNode:
         return [(mm, vma) for mm, vma, _ in self.walk()]
 
     def walk(self) -> Iterator[tuple[Mm, Vma, int]]:
-        """rmap_walk_ksm(): places that may map it, first those that were merged, then forks."""
+        """rmap_walk_ksm(): places that may map it, first those that were merged, then forks.
+
+        Each comes once, though the family of a fork leads to it more than once.
+        """
+        seen: set[tuple[int, int]] = set()
         for forks in (False, True):
             for item in self.items:
                 assert item.anon_vma is not None
                 for mm, vma in tuple(item.anon_vma.vmas):
                     inside = vma.vpn_start <= item.vpn < vma.vpn_end
-                    if inside and (mm is not item.mm) == forks:
+                    place = (id(mm), item.vpn)
+                    if inside and (mm is not item.mm) == forks and place not in seen:
+                        seen.add(place)
                         yield mm, vma, item.vpn
 
 

@@ -38,9 +38,6 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
     pages = 1 << kernel.order_of(head)
     cached = pages if _cache_of(kernel, head) or flags & KPF.SWAPCACHE else 0
     mapped = kernel.mapcount(head)
-    if kernel.refs(head) != mapped + cached + bool(flags & KPF.PRIVATE) + held:
-        kernel.say("folio_migrate_mapping: somebody else holds it")
-        return False
     if not isolate(kernel.f, head):
         kernel.say("folio_isolate_lru: on no LRU list")
         return False
@@ -51,6 +48,12 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
     ]
     if any(mm.tables.entry(vpn) & e.DIRTY for _, mm, _, vpn in places):
         kernel.set_flags(head, int(KPF.DIRTY))
+    if kernel.refs(head) != mapped + cached + bool(flags & KPF.PRIVATE) + held:
+        # The entries were taken away and are back: the dirty mark stays with the folio.
+        kernel.batch(head, BATCH_ADD)
+        kernel.drain()
+        kernel.say("folio_migrate_mapping: somebody else holds it")
+        return False
     exclusive = [kernel.exclusive(head + page) for page in range(pages)]
     new = kernel.alloc_folio(kernel.type_at(head), kernel.order_of(head))
     f = kernel.f

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.check import HOLDERS
+from memdesc.mm.files import SECRETMEM, AddressSpace
 from memdesc.mm.mlock_batch import MlockOp
 from memdesc.mm.populate import mm_populate
 from memdesc.mm.process import Errno, Mm
@@ -143,7 +144,7 @@ def _fixup(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags
     old = vma.flags
     if flags == old or old & (VM_SPECIAL | VM.HUGETLB | VM.DROPPABLE):
         return
-    if vma.file is not None and getattr(vma.file, "is_secret", False):
+    if vma.file is not None and vma.file.mapping.fs is SECRETMEM:
         return
     vma = vma_modify_flags(kernel, mm, vma, vpn_start, vpn_end, flags)
     if bool(flags & VM.LOCKED) != bool(old & VM.LOCKED):
@@ -203,7 +204,8 @@ def _add(kernel: Kernel, head: int, operation: MlockOp) -> None:
 def _evictable(kernel: Kernel, head: int) -> bool:
     """folio_evictable()."""
     mapping = kernel.mappings.get(int(kernel.f.mapping[head]))
-    return not (kernel.flags(head) & KPF.MLOCKED or getattr(mapping, "unevictable", False))
+    secret = isinstance(mapping, AddressSpace) and mapping.fs is SECRETMEM
+    return not (kernel.flags(head) & KPF.MLOCKED or secret)
 
 
 def _do_new(kernel: Kernel, head: int) -> None:

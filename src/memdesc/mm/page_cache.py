@@ -86,19 +86,25 @@ def detach_private(kernel: Kernel, pfn: int) -> None:
 def read_page(kernel: Kernel, mapping: AddressSpace, index: int, *, create: bool = True) -> int | None:
     """The page at an index, brought into the cache with its content; None: a hole that stays one.
 
-    `create`: a hole of shmem gets a page. Raises OutOfMemory.
+    `create`: a hole of shmem gets a page. Raises OutOfMemory, Errno where a disk fails.
     """
     found = mapping.pages.get(index)
     if mapping.is_shmem and (create or index in mapping.swapped):
         from memdesc.mm.shmem import shmem_get_page
 
         return shmem_get_page(kernel, mapping, index)
+    if mapping.fs is EXT4:
+        from memdesc.mm.ext4 import ext4_read_folio, fill_folio
+
+        if found is None:
+            found = ext4_read_folio(kernel, mapping, index)
+        elif not kernel.flags(found) & KPF.UPTODATE:
+            fill_folio(kernel, mapping, kernel.head(found))
+        if not kernel.flags(found) & KPF.UPTODATE:
+            raise Errno("EIO")
+        return found
     if found is not None or mapping.is_shmem:
         return found
-    if mapping.fs is EXT4:
-        from memdesc.mm.ext4 import ext4_read_folio
-
-        return ext4_read_folio(kernel, mapping, index)
     return add_folio(kernel, mapping, index)
 
 
@@ -135,7 +141,7 @@ def pwrite(kernel: Kernel, file: OpenFile, first: int, contents: Sequence[int]) 
         from memdesc.mm.shmem import shmem_write_begin as write_begin
     else:
         from memdesc.mm.ext4 import ext4_write_begin as write_begin
-    from memdesc.mm.writeback import dirty_folio
+    from memdesc.mm.writeback import dirty_folio, generic_write_sync
 
     for at, content in enumerate(contents):
         index = first + at
@@ -145,6 +151,7 @@ def pwrite(kernel: Kernel, file: OpenFile, first: int, contents: Sequence[int]) 
         dirty_folio(kernel, pfn)
         mark_accessed(kernel, pfn)
     kernel.say("generic_perform_write: through the page cache, which is dirty now")
+    generic_write_sync(kernel, file, first, len(contents))
     return len(contents) * PAGE_BYTES
 
 

@@ -16,12 +16,15 @@ What user space holds by a descriptor is in `Process.pins`, and ends with the pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
+
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.check import HOLDERS
+from memdesc.mm.check import HOLDERS, INVARIANTS
 from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.gup import (
     FOLL,
@@ -33,6 +36,7 @@ from memdesc.mm.gup import (
     unpin_user_pages,
 )
 from memdesc.mm.process import Errno, Mm, Process
+from memdesc.model.compiled import array
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -295,4 +299,24 @@ def _held(kernel: Kernel) -> Iterator[tuple[int, int]]:
             yield from held.references(kernel)
 
 
+def _check_pins(kernel: Kernel) -> None:
+    """`_pincount` of large folios is what buffers hold, and what is pinned was pinned in a marked
+    address space and still is nobody else's."""
+    counts: Counter[int] = Counter()
+    for process in kernel.processes.values():
+        for held in process.pins.values():
+            if not isinstance(held, FixedBuffer):
+                continue
+            assert process.mm.has_pinned
+            for pfn in held.held:
+                head = kernel.head(pfn)
+                counts[head] += 1 if kernel.order_of(head) else 0
+                if kernel.flags(head) & KPF.ANON and kernel.f.maps[pfn]:
+                    assert kernel.f.maps[pfn] == 1, f"frame {pfn:#x}: pinned and shared"
+    pins = array(kernel.f.pins)
+    for head in {*np.flatnonzero(pins).tolist(), *counts}:
+        assert int(pins[head]) == counts[head], f"frame {head:#x}: {pins[head]} pins"
+
+
 HOLDERS.append(_held)
+INVARIANTS.append(_check_pins)

@@ -37,7 +37,7 @@ def madvise_populate(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, *, wr
         if vma.flags & (VM.IO | VM.PFNMAP) or not vma.flags & (VM.WRITE if write else VM.READ):
             raise Errno("EINVAL")
         end = min(vma.vpn_end, vpn_end)
-        _fault_in(kernel, mm, vma, vpn, end, write=write)
+        _fault_in(kernel, mm, vma, vpn, end, write=write, tells_poison=True)
         vpn = end
     kernel.drain()
 
@@ -72,9 +72,19 @@ def populate_vma(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int)
 
 
 def _fault_in(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, *, write: bool
+    kernel: Kernel,
+    mm: Mm,
+    vma: Vma,
+    vpn_start: int,
+    vpn_end: int,
+    *,
+    write: bool,
+    tells_poison: bool = False,
 ) -> None:
-    """__get_user_pages() with FOLL_TOUCH, and FOLL_WRITE. Raises Errno."""
+    """__get_user_pages() with FOLL_TOUCH, and FOLL_WRITE. Raises Errno.
+
+    `tells_poison`: FOLL_HWPOISON, lost pages have an error of their own.
+    """
     for vpn in range(vpn_start, vpn_end):
         entry = mm.tables.entry(vpn)
         while not e.is_present(entry) or (write and not entry & e.RW):
@@ -83,7 +93,8 @@ def _fault_in(
             except OutOfMemory:
                 raise Errno("ENOMEM") from None
             except Signal as signal:
-                raise Errno("EHWPOISON" if signal.code == "MCEERR_AR" else "EFAULT") from None
+                lost = tells_poison and signal.code == "MCEERR_AR"
+                raise Errno("EHWPOISON" if lost else "EFAULT") from None
             entry = mm.tables.entry(vpn)
         _touch(kernel, e.pfn_of(entry), entry, write=write)
 

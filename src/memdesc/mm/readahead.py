@@ -159,7 +159,12 @@ def _async(kernel: Kernel, file: OpenFile, index: int, wanted: int) -> None:
             return
         ra["start"] = start
         ra["size"] = ra["async"] = _next_size(start - head_index + wanted, limit)
-    ra["order"] += 2
+    if kernel.rules.readahead_ends_aligned:
+        ra["order"] += 2
+        end = ra["start"] + ra["size"]
+        aligned = end >> ra["order"] << ra["order"]
+        if aligned > ra["start"]:
+            ra["size"] = ra["async"] = aligned - ra["start"]
     kernel.say("page_cache_async_ra: the marker was used, the next window")
     _submit(kernel, mapping, ra)
 
@@ -168,7 +173,6 @@ def _submit(kernel: Kernel, mapping: AddressSpace, ra: dict[str, int]) -> None:
     """page_cache_ra_order(): read the window, in folios of `order` where the file may have them."""
     last = mapping.pages_in_size - 1
     if not kernel.rules.ext4_large_folios or not ra["order"]:
-        ra["order"] = 0
         _read(kernel, mapping, ra["start"], ra["size"], ra["async"])
         return
     index, mark = ra["start"], ra["start"] + ra["size"] - ra["async"]

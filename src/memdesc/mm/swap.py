@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.check import HOLDERS
-from memdesc.mm.frames import ANON_NEW, BATCH_ADD
+from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Mm, Signal
 from memdesc.mm.vma import VM, Vma
 from memdesc.types import MemoryType
@@ -343,14 +343,19 @@ def map_anon(kernel: Kernel, vma: Vma, vpn: int, pfn: int, *, exclusive: bool) -
     """folio_add_anon_rmap_pte(): a page that nobody mapped belongs to the family's first."""
     head = kernel.head(pfn)
     assert vma.anon_vma is not None
+    fresh = not kernel.flags(head) & KPF.ANON
     if not kernel.f.mapping[head]:
         owner = vma.anon_vma if exclusive else vma.anon_vma.root
         kernel.f.mapping[head] = owner.number
         kernel.f.index[head] = vma.index_of(vpn)
-        kernel.set_flags(head, int(KPF.ANON))
+    kernel.set_flags(head, int(KPF.ANON))
     kernel.f.maps[pfn] += 1
     if exclusive:
         kernel.set_exclusive(pfn, True)
+    if vma.flags & VM.LOCKED and not (fresh and kernel.rules.swapin_leaves_unlocked):
+        from memdesc.mm.mlock import mlock_vma_folio
+
+        mlock_vma_folio(kernel, vma, pfn)
 
 
 def kept_bits(entry: int) -> int:
@@ -392,7 +397,7 @@ def _read_directly(kernel: Kernel, vma: Vma, vpn: int, slot: int) -> int:
     assert vma.anon_vma is not None
     pfn = kernel.alloc_folio(
         MemoryType.ANON,
-        flags=ANON_NEW & ~KPF.OWNER_2,
+        flags=int(KPF.UPTODATE | KPF.SWAPBACKED),
         mapping=vma.anon_vma.number,
         index=vma.index_of(vpn),
     )

@@ -131,9 +131,9 @@ def fadvise_dontneed(kernel: Kernel, file: OpenFile, first: int, pages: int) -> 
     if not mapping.fs.has_device:
         kernel.say("generic_fadvise: nothing to do without a device")
         return
-    from memdesc.mm.writeback import writeback_range
+    from memdesc.mm.writeback import filemap_fdatawrite
 
-    writeback_range(kernel, mapping)
+    filemap_fdatawrite(kernel, mapping, first, first + pages)
     kernel.drain()
     dropped = invalidate_mapping_pages(kernel, mapping, first, first + pages)
     kernel.say(f"invalidate_mapping_pages: {dropped} pages dropped")
@@ -150,8 +150,26 @@ def drop_caches(kernel: Kernel, value: int) -> None:
         from memdesc.mm.huge_memory import shrink_huge_zero
         from memdesc.mm.large_folio import deferred_split_scan
 
+        prune_inodes(kernel)
         deferred_split_scan(kernel)
         shrink_huge_zero(kernel)
+
+
+def prune_inodes(kernel: Kernel) -> None:
+    """fs/inode.c:prune_icache_sb: inodes that nobody has open, and of which nothing is dirty, go.
+
+    With them go their clean pages, and errors that nobody asked for.
+    """
+    from memdesc.mm.wb_err import forget_errors
+
+    for mapping in file_mappings(kernel):
+        if mapping.opens or not mapping.fs.has_device:
+            continue
+        if any(kernel.flags(pfn) & KPF.DIRTY for pfn in mapping.pages.values()):
+            continue
+        invalidate_mapping_pages(kernel, mapping, 0, None)
+        if not mapping.pages:
+            forget_errors(kernel, mapping)
 
 
 def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str) -> None:

@@ -260,6 +260,9 @@ def _remove_mapping(kernel: Kernel, head: int) -> Fate:
 def _try_to_unmap_one(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> bool:
     """One entry; False where the folio stays mapped."""
     if vma.flags & VM.LOCKED:
+        from memdesc.mm.mlock import mlock_vma_folio
+
+        mlock_vma_folio(kernel, vma, pfn)
         return False
     from memdesc.mm.zap import drop_mapping
 

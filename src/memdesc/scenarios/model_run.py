@@ -148,6 +148,7 @@ class ModelRunner:
             kernel.refs(pfn),
             self.word(int(kernel.f.content[pfn])) if readable else None,
             huge=shows_huge(kernel, vma, pmd),
+            aliased=bool(kernel.f.content[pfn] & PARTLY),
             head_flags=kpageflags(kernel, kernel.head(pfn)) if kernel.head(pfn) != pfn else 0,
         )
 

@@ -44,6 +44,8 @@ class ScenarioResult:
     checks: int = 0
     why: str = ""
     """Of any verdict but "holds": one line."""
+    digest: str = ""
+    """`Scenario.digest` of what was run."""
 
 
 @dataclass(frozen=True, slots=True)

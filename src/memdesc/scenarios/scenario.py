@@ -6,6 +6,7 @@ it, so steps are made per release: `Scenario.on`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,3 +78,9 @@ class Scenario:
     def name(self) -> str:
         """Short and unique: topic/file, with the line where a file has several."""
         return f"{self.path.parent.name}/{self.path.stem}:{self.line}"
+
+    @property
+    def digest(self) -> str:
+        """A hash of what its lines say: results that were recorded for other lines are stale."""
+        said = "\n".join(f"{line.condition} {line.is_indented} {line.text}" for line in self.lines)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]

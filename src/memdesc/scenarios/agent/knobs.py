@@ -246,17 +246,21 @@ class System:
         self._only_guest("khugepaged")
         folder = _THP + "khugepaged/"
         _write(folder + "pages_to_scan", "10000000")
-        for sleep in range(passes):
-            before = _number(folder + "full_scans")
-            _write(folder + "scan_sleep_millisecs", str(4_000_000 - sleep % 1000))
+        for _ in range(passes):
+            before = scans = _number(folder + "full_scans")
             end = time.monotonic() + _PATIENCE
-            scans, since = before, time.monotonic()
-            while scans == before or time.monotonic() < since + 0.3:
-                if time.monotonic() > end:
+            woken = changed = 0.0
+            while scans == before or time.monotonic() < changed + 0.3:
+                now = time.monotonic()
+                if now > end:
                     raise TimeoutError("khugepaged finishes no pass: may anybody have huge pages?")
+                if scans == before and now > woken + 1:
+                    # Again after a while: it forgets a wake that comes just before it sleeps.
+                    _write(folder + "scan_sleep_millisecs", "4000000")
+                    woken = now
                 time.sleep(0.01)
                 if _number(folder + "full_scans") != scans:
-                    scans, since = _number(folder + "full_scans"), time.monotonic()
+                    scans, changed = _number(folder + "full_scans"), time.monotonic()
         _write(folder + "pages_to_scan", "1")
 
     def _set_swap(self, on: bool) -> None:
