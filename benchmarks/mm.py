@@ -116,25 +116,24 @@ def main() -> None:
         print(json.dumps(many_processes(given.processes, given.memory_gib)))
         return
     one_size(SIZES_MIB[0] * MIB, OVERLAYS)  # compiles
-    rows = []
+    rows: list[tuple[str, int, dict[str, float]]] = []
     for design in DESIGNS.values():
         one_size(SIZES_MIB[0] * MIB, design)
         for size in SIZES_MIB if design is OVERLAYS else SIZES_MIB[-1:]:
             rounds = [one_size(size * MIB, design) for _ in range(given.rounds)]
             row = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-            rows.append({"design": design.title, "mib": size, **row})
+            rows.append((design.title, size, row))
     command = [sys.executable, "-m", "benchmarks.mm", "--only-processes"]
     command += ["--processes", str(given.processes), "--memory-gib", str(given.memory_gib)]
     large = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     if given.json:
-        print(json.dumps({"ns_per_page": rows, "large": large}, indent=1))
+        named = [{"design": title, "mib": size, **row} for title, size, row in rows]
+        print(json.dumps({"ns_per_page": named, "large": large}, indent=1))
         return
-    names = [name for name in rows[0] if name not in ("design", "mib")]
+    names = list(rows[0][2])
     print(f"{'design':<24}{'MiB':>6}" + "".join(f"{name:>17}" for name in names))
-    for row in rows:
-        print(
-            f"{row['design']:<24}{row['mib']:>6}" + "".join(f"{row[name]:>17.1f}" for name in names)
-        )
+    for title, size, row in rows:
+        print(f"{title:<24}{size:>6}" + "".join(f"{row[name]:>17.1f}" for name in names))
     print("\nnanoseconds per page; a fork of 1 GiB is 262,144 pages\n")
     print(f"{given.processes} processes on {given.memory_gib} GiB:", end=" ")
     print(

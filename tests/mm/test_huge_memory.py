@@ -207,3 +207,19 @@ def test_who_counts_as_sharing_a_folio() -> None:
         found[release] = [likely_mapped_shared(kernel, pfn + page) for page in (0, 1)]
         check(kernel)
     assert found == {"6.1": [False, True], "6.12": [True, True], "7.2": [True, True]}
+
+
+def test_a_third_process_is_not_remembered() -> None:
+    """7.2 has two slots per folio; who has none stays "maybe shared" when it is alone."""
+    kernel = kernel_with(release="7.2")
+    parent = huge_process(kernel)
+    second, third = fork(kernel, parent, "c"), fork(kernel, parent, "d")
+    pfn = pfn_at(parent)
+    exit_process(kernel, second)
+    exit_process(kernel, parent)
+    assert likely_mapped_shared(kernel, pfn)
+    fourth = fork(kernel, third, "e")
+    exit_process(kernel, third)
+    assert not likely_mapped_shared(kernel, pfn), "a slot was free when it came"
+    exit_process(kernel, fourth)
+    check(kernel)

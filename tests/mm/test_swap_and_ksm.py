@@ -1,4 +1,4 @@
-"""Random steps: whatever is shared, merged, swapped and given back, contents are everybody's own."""
+"""Random steps: whatever is shared, merged, swapped or given back, contents stay."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ class Steps:
 
 
 _KINDS = (
-    "write write read fork exit pageout pageout scan scan willneed dontneed shrink mergeable "
-    "unmergeable swapoff free run2"
-).split()
+    "write", "write", "read", "fork", "exit", "pageout", "pageout", "scan", "scan", "willneed",
+    "dontneed", "shrink", "mergeable", "unmergeable", "swapoff", "free", "run2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("series", ["6.1", "6.12", "7.2"])

@@ -153,9 +153,9 @@ class ProcessRules:
     (`fs/proc/task_mmu.c:show_smap_vma_flags`)."""
 
     lru_gen_marks: int
-    """What the multi-generational LRU does to REFERENCED: 1 nothing (6.1); 2: a folio loses it on its
-    list (`include/linux/mm_inline.h:lru_gen_add_folio @6.12`); 3: a folio that a fault brings has
-    it (`mm/swap.c:folio_add_lru @7.2`). The values of `mm.frames.C_LRU_GEN`."""
+    """What the multi-generational LRU does to REFERENCED: 1 nothing (6.1); 2: a folio loses it on
+    its list (`include/linux/mm_inline.h:lru_gen_add_folio @6.12`); 3: a folio that a fault brings
+    has it (`mm/swap.c:folio_add_lru @7.2`). The values of `mm.frames.C_LRU_GEN`."""
 
     injected_error_is_urgent: bool
     """MADV_HWPOISON passes MF_ACTION_REQUIRED, so the caller gets SIGBUS in the call:
@@ -195,6 +195,24 @@ class ProcessRules:
     mremap_realigns: bool
     """A move that begins behind a table's first page may take the table whole:
     `mm/mremap.c:try_realign_addr`, since 6.7."""
+
+    uffd_wp_async: bool
+    """UFFD_FEATURE_WP_ASYNC, and with it markers for empty entries of anonymous memory
+    (UFFD_FEATURE_WP_UNPOPULATED): since 6.7."""
+
+    uffd_poison: bool
+    """UFFDIO_POISON: since 6.6."""
+
+    uffd_wp_several_areas: bool
+    """UFFDIO_WRITEPROTECT may cross areas: `mm/userfaultfd.c:mwriteprotect_range`, since 6.4."""
+
+    uffd_unprotect_asks: bool
+    """UFFDIO_WRITEPROTECT makes entries writable only where no fault would do more:
+    `mm/userfaultfd.c:uffd_wp_range`, since 6.2; @6.1 as the area's protection has it."""
+
+    mremap_clears_uffd_wp: bool
+    """Entries lose userfaultfd's protection as they move: `mm/mremap.c:move_ptes`, since 6.13 and
+    in 6.12's later builds."""
 
     cachestat: bool
     """cachestat(2): since 6.5."""
@@ -312,6 +330,11 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         mprotect_unaccounts=version >= (6, 6),
         mremap_several_areas=version >= (6, 17),
         mremap_realigns=version >= (6, 7),
+        uffd_wp_async=version >= (6, 7),
+        uffd_poison=version >= (6, 6),
+        uffd_wp_several_areas=version >= (6, 4),
+        uffd_unprotect_asks=version >= (6, 2),
+        mremap_clears_uffd_wp=version >= (6, 12),
         cachestat=version >= (6, 5),
         swapin_skips_cache=version < (7, 0),
         swapin_frees_cache=version >= (7, 0),

@@ -8,9 +8,13 @@ of mappings too.  Memory is taken by `pins.direct_io_pages`; what a device read 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memdesc.mm.files import PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.files import PAGE_BYTES, TMPFS, AddressSpace, OpenFile
+from memdesc.mm.frames import PIN_BIAS
+from memdesc.mm.gup import set_page_dirty
 from memdesc.mm.page_cache import pread, pwrite, remove_folio
 from memdesc.mm.pins import direct_io_done, direct_io_pages
 from memdesc.mm.process import Errno, Process
@@ -21,7 +25,46 @@ from memdesc.mm.writeback import writeback_range
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["dio_read", "dio_write"]
+__all__ = ["InFlight", "begin_dma", "dio_read", "dio_write"]
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """An O_DIRECT read whose device takes its time: it holds pages, and writes at the end."""
+
+    pages: list[int]
+    contents: Sequence[int]
+    each: int
+    """References to each page of a small folio."""
+
+    def release(self, kernel: Kernel) -> None:
+        """The device writes, whatever became of the pages, and what it wrote to is dirtied.
+
+        Nobody asks the file system as a store would (page_mkwrite).
+        """
+        for pfn, content in zip(self.pages, self.contents, strict=True):
+            kernel.f.content[pfn] = content
+        kernel.say("bio_check_pages_dirty: a device wrote, the pages become dirty without a fault")
+        direct_io_done(kernel, self.pages, to_memory=True)
+        self.pages = []
+
+    def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
+        """(frame, references) of what it holds."""
+        for pfn in self.pages:
+            if pfn != kernel.zero_pfn:
+                yield pfn, 1 if kernel.order_of(pfn) else self.each
+
+
+def begin_dma(kernel: Kernel, process: Process, vpn: int, contents: Sequence[int]) -> InFlight:
+    """io_submit(2) of an O_DIRECT read that will bring `contents`. Raises Errno.
+
+    The pages are dirtied already now (`block/fops.c:__blkdev_direct_IO_async`).
+    """
+    pages = direct_io_pages(kernel, process, vpn, len(contents), to_memory=True)
+    for pfn in pages:
+        set_page_dirty(kernel, pfn)
+    each = PIN_BIAS if kernel.rules.direct_io_pins else 1
+    return InFlight(pages, contents[: len(pages)], each)
 
 
 def dio_read(
@@ -74,10 +117,11 @@ def dio_write(
 
 
 def _goes_to_device(kernel: Kernel, mapping: AddressSpace) -> bool:
-    """Whether there is a device. tmpfs takes O_DIRECT since 6.6, and copies as ever."""
+    """Whether there is a device. tmpfs takes O_DIRECT since 6.6, and copies as ever; not so memory
+    files, which nobody opened by name (`shmem_file_open` sets FMODE_CAN_ODIRECT)."""
     if mapping.fs.has_device:
         return True
-    if not kernel.rules.tmpfs_takes_direct:
+    if mapping.fs is not TMPFS or not kernel.rules.tmpfs_takes_direct:
         raise Errno("EINVAL")
     return False
 

@@ -31,7 +31,8 @@ _MASK: Final = (1 << 32) - 1
 
 def set_error(value: int, name: str) -> int:
     """errseq_set(): the value after an error. It counts one further only if the old was seen."""
-    new = value & ~(_ERRNO_MASK | SEEN) | getattr(errno, name)
+    number: int = getattr(errno, name)
+    new = value & ~(_ERRNO_MASK | SEEN) | number
     if value & SEEN:
         new += _ONE
     return new & _MASK

@@ -15,7 +15,8 @@ from memdesc.mm.mmap import expand_stack
 from memdesc.mm.new_folio import is_plain, marked_by_area
 from memdesc.mm.process import Mm, OutOfMemory, Signal
 from memdesc.mm.rmap import anon_vma_prepare
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.userfaultfd import handle_userfault
+from memdesc.mm.vma import VM, VM_UFFD, Vma
 from memdesc.mm.wp import do_wp_page
 from memdesc.model.described import KIND_CODES
 from memdesc.types import MemoryType
@@ -108,6 +109,8 @@ def do_anonymous_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool
     """mm/memory.c:do_anonymous_page: the zero page for a read, a new folio for a write."""
     table = mm.tables.alloc_pte(vpn)
     if not write:
+        if vma.flags & VM.UFFD_MISSING:
+            handle_userfault(kernel, vma, "nothing is there")
         mm.tables.set(vpn, e.present(kernel.zero_pfn, e.SPECIAL | e.ACCESSED))
         kernel.say("do_anonymous_page: read, the shared zero page")
         return
@@ -116,6 +119,8 @@ def do_anonymous_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool
 
     if try_large_anon(kernel, mm, vma, vpn):
         return
+    if vma.flags & VM.UFFD_MISSING:
+        handle_userfault(kernel, vma, "nothing is there")
     place = table.first + (vpn & (TABLE_ENTRIES - 1))
     kernel.machine.slabs.make_room()
     made = loops.populate_anon(
@@ -138,7 +143,7 @@ def populate(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, con
 
     vpn = vpn_start
     plain = vma.is_anonymous and vma.flags & (VM.WRITE | VM.SHARED) == VM.WRITE
-    plain = plain and is_plain(kernel, vma)
+    plain = plain and is_plain(kernel, vma) and not vma.flags & VM_UFFD
     while vpn < vpn_end:
         end = min(vpn_end, (vpn & ~(TABLE_ENTRIES - 1)) + TABLE_ENTRIES)
         done = 0

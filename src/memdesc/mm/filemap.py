@@ -18,8 +18,8 @@ from memdesc.mm.page_cache import is_cached, read_page
 from memdesc.mm.process import Errno, Mm, Signal
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.vma import VM, Vma
-from memdesc.mm.writeback import dirty_folio
 from memdesc.mm.wp import new_anon_page
+from memdesc.mm.writeback import dirty_folio
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -63,7 +63,7 @@ def do_fault_around(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
     assert vma.file is not None
     mapping: AddressSpace = vma.file.mapping
     window = int(kernel.knobs["fault_around"]) // PAGE_BYTES
-    if window <= 1 or not mapping.fs.maps_around or vma.flags & VM.UFFD_WP:
+    if window <= 1 or not mapping.fs.maps_around or vma.flags & (VM.UFFD_WP | VM.UFFD_MINOR):
         return False
     first = max(vpn & ~(window - 1), vma.vpn_start, vpn & ~(TABLE_ENTRIES - 1))
     end = min(first + window, vma.vpn_end, (vpn & ~(TABLE_ENTRIES - 1)) + TABLE_ENTRIES)
@@ -115,9 +115,7 @@ def do_shared_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     kernel.say("do_shared_fault: mapped for writing, the folio is dirty")
 
 
-def finish_fault(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool
-) -> None:
+def finish_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool) -> None:
     """Map a page of the cache, or all pages of its folio."""
     mm.tables.alloc_pte(vpn)
     for at, page in _pages_to_map(kernel, mm, vma, vpn, pfn):
@@ -196,6 +194,10 @@ def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
         from memdesc.mm.readahead import mmap_readahead
 
         mmap_readahead(kernel, vma, index)
+    if vma.uffd is not None and mapping.is_shmem:
+        from memdesc.mm.userfaultfd import shmem_fault
+
+        shmem_fault(kernel, vma, mapping, index)
     try:
         pfn = read_page(kernel, mapping, index)
     except Errno:
@@ -228,9 +230,7 @@ def _page_mkwrite(kernel: Kernel, vma: Vma, pfn: int) -> None:
         ext4_page_mkwrite(kernel, vma.file.mapping, pfn)
 
 
-def _pages_to_map(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int
-) -> list[tuple[int, int]]:
+def _pages_to_map(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> list[tuple[int, int]]:
     """finish_fault() @7.2: the whole folio where it fits and nothing is mapped there yet."""
     pages = 1 << kernel.order_of(pfn)
     if pages == 1 or not kernel.rules.faults_map_whole_folios or vma.flags & VM.UFFD_WP:

@@ -65,9 +65,13 @@ class FileSystem:
     """Has `map_pages`: read faults map neighbours (do_fault_around)."""
 
 
-SHMEM: Final = FileSystem("shmem", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False)
+SHMEM: Final = FileSystem(
+    "shmem", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False
+)
 """Files of the kernel's own tmpfs: memfd and shared anonymous memory."""
-TMPFS: Final = FileSystem("tmpfs", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False)
+TMPFS: Final = FileSystem(
+    "tmpfs", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False
+)
 EXT4: Final = FileSystem("ext4", MemoryType.FILE, int(KPF.UPTODATE), True, True)
 SECRETMEM: Final = FileSystem(
     "secretmem", MemoryType.SECRETMEM, int(KPF.UPTODATE | KPF.UNEVICTABLE), False, False,
@@ -176,7 +180,9 @@ def new_inode(kernel: Kernel, fs: FileSystem, path: str, *, links: int = 0) -> A
     return made
 
 
-def memfd_create(kernel: Kernel, process: Process, name: str, *, fs: FileSystem = SHMEM) -> OpenFile:
+def memfd_create(
+    kernel: Kernel, process: Process, name: str, *, fs: FileSystem = SHMEM
+) -> OpenFile:
     """memfd_create(2): a file in memory without a name in any folder."""
     return _install(process, name, _open(new_inode(kernel, fs, f"/memfd:{name} (deleted)")))
 

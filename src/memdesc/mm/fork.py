@@ -13,9 +13,10 @@ from memdesc.mm import loops
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.ksm import fork_mm
 from memdesc.mm.mmap import exit_process
+from memdesc.mm.mm_ids import note_child
 from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_fork
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.vma import VM, VM_UFFD, Vma
 from memdesc.mm.wp import new_anon_page
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["fork"]
 
 _DROPPED = e.UFFD_WP
 """Bits that a child's entries lose where it is not registered with userfaultfd."""
-_NOT_INHERITED = VM.LOCKED | VM.LOCKONFAULT | VM.UFFD_MISSING | VM.UFFD_WP
+_NOT_INHERITED = VM.LOCKED | VM.LOCKONFAULT | VM_UFFD
 """Locks are the parent's alone, and so is its userfaultfd (`dup_userfaultfd`)."""
 
 
@@ -132,6 +133,8 @@ def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: 
         kernel.set_exclusive(pfn, False)
     kernel.get(pfn)
     kernel.f.maps[pfn] += 1
+    if kernel.rules.knows_who_maps_large and kernel.order_of(pfn):
+        note_child(kernel, pfn, source, target)
     if private:
         source.tables.set(vpn, entry & ~e.RW)
         entry &= ~e.RW

@@ -15,6 +15,7 @@ from memdesc.mm.frames import ANON_NEW, BATCH_ADD, C_HUGE_ZERO_PFN, TABLE_ENTRIE
 from memdesc.mm.large_folio import deferred_split, pmd_unmapped
 from memdesc.mm.large_folio import page_unmapped as page_unmapped
 from memdesc.mm.large_folio import try_large_anon as try_large_anon
+from memdesc.mm.mm_ids import note_child
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
 from memdesc.mm.process import Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
@@ -52,6 +53,10 @@ def try_huge_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -
     low = vpn & ~_LOW
     anon_vma_prepare(kernel, mm, vma)
     mm.khugepaged = True
+    if vma.flags & VM.UFFD_MISSING:
+        from memdesc.mm.userfaultfd import handle_userfault
+
+        handle_userfault(kernel, vma, "nothing is there")
     if not write and kernel.knobs["thp_zero"] != "0":
         return _map_huge_zero(kernel, mm, vma, low)
     pfn = new_huge_folio(kernel, vma, low)
@@ -94,6 +99,8 @@ def copy_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, v
         kernel.get(pfn)
         kernel.f.entire[pfn] += 1
         kernel.set_exclusive(pfn, False)
+        if kernel.rules.knows_who_maps_large:
+            note_child(kernel, pfn, source, target)
         kernel.say("copy_huge_pmd: the huge page is shared")
     else:
         target.huge_zero = True
@@ -277,6 +284,12 @@ def _do_huge_pmd_wp_page(
 ) -> bool:
     """A write, or an unshare, at a read-only PMD: reuse, or split it and let the fault copy a
     small page. A huge page is never copied as one."""
+    if not unshare and pmd.huge & e.UFFD_WP and vma.flags & VM.UFFD_WP:
+        from memdesc.mm.userfaultfd import wp_fault
+
+        wp_fault(kernel, vma)
+        split_pmd(kernel, mm, vma, vpn)
+        return False
     if is_huge_zero(kernel, pmd.huge):
         if kernel.rules.huge_zero_becomes_huge:
             anon_vma_prepare(kernel, mm, vma)
@@ -293,7 +306,7 @@ def _do_huge_pmd_wp_page(
     if not kernel.exclusive(pfn):
         why = "the only reference"
         if kernel.refs(pfn) <= 1 + (TABLE_ENTRIES if cached else 0) and cached:
-            from memdesc.mm.swap import free_swap_cache
+            from memdesc.mm.swap_state import free_swap_cache
 
             free_swap_cache(kernel, pfn)
         if kernel.refs(pfn) != 1:

@@ -35,8 +35,9 @@ from memdesc.mm.frames import (
 from memdesc.mm.ksm_tree import Ksm
 from memdesc.mm.mlock_batch import MlockBatch
 from memdesc.mm.hugetlb import HugetlbPool, hugetlb_counters, put_hugetlb, set_pool_size
+from memdesc.mm.mm_ids import MmIds
 from memdesc.mm.process import Mm, OutOfMemory, Process
-from memdesc.mm.swap import SwapDevice
+from memdesc.mm.swap_state import SwapDevice
 from memdesc.mm.wb_err import Disk
 from memdesc.model.compiled import array
 from memdesc.model.described import KIND_CODES, DescribedMachine
@@ -109,6 +110,7 @@ class Kernel:
         """Files by file system and name, as "tmpfs:a"."""
         self.swap: SwapDevice | None = None
         self.ksm = Ksm()
+        self.mm_ids = MmIds()
         self.hugetlb = HugetlbPool()
         self.disk = Disk()
         self.events: Counter[str] = Counter()

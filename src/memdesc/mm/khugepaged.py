@@ -20,7 +20,7 @@ from memdesc.mm.large_folio import likely_mapped_shared
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.thp_orders import pmd_allowed
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.vma import VM, VM_UFFD, Vma
 from memdesc.mm.zap import drop_mapping
 from memdesc.model.compiled import array
 
@@ -158,7 +158,7 @@ def _scan(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) ->
             continue
         if entry == e.NONE_ENTRY or e.pfn_of(entry) == kernel.zero_pfn:
             none += 1
-            armed = vma.flags & VM.UFFD_MISSING
+            armed = vma.flags & VM_UFFD
             if armed or (limits is not None and none > limits.none):
                 return Scan.EXCEED_NONE_PTE
             continue
@@ -216,7 +216,7 @@ def _collapse_huge_page(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
         mm.tables.set(low + page, e.NONE_ENTRY)
     for page in old:
         if kernel.flags(page) & KPF.SWAPCACHE:
-            from memdesc.mm.swap import free_swap_cache
+            from memdesc.mm.swap_state import free_swap_cache
 
             free_swap_cache(kernel, page)
         drop_mapping(kernel, page)

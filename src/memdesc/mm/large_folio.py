@@ -14,6 +14,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import ANON_NEW, BATCH_ADD, Kind
 from memdesc.mm.large_folio_loops import split_columns
+from memdesc.mm.mm_ids import inherit, maybe_mapped_shared, was_noted
 from memdesc.mm.process import Mm, OutOfMemory
 from memdesc.mm.rmap import mappings_of
 from memdesc.mm.thp_orders import PMD_ORDER, suitable_orders
@@ -84,7 +85,7 @@ def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) 
     `pfn`. Pieces that nobody maps are freed. Only anonymous folios are split; those of files stay
     whole (EBUSY).
     """
-    from memdesc.mm.swap import free_page_and_swap_cache
+    from memdesc.mm.swap_state import free_page_and_swap_cache
 
     head = kernel.head(pfn)
     flags = kernel.flags(head)
@@ -102,7 +103,10 @@ def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) 
         return "ENOMEM"
     size = 1 << new_order
     kernel.f.flags[head] &= ~(_DEFERRED | _PARTIALLY_MAPPED)
+    noted = was_noted(kernel, head)
     split_columns(kernel.f, head, new_order)
+    if noted and new_order:
+        inherit(kernel, head, range(head, head + (1 << order), size))
     kernel.say(f"__split_huge_page: {(1 << order) // size} folios")
     drops = kernel.rules.split_drops_zero_pages and not new_order
     for piece in range(head, head + (1 << order), size):
@@ -132,10 +136,7 @@ def likely_mapped_shared(kernel: Kernel, pfn: int) -> bool:
     if not order:
         return total > 1
     if kernel.rules.knows_who_maps_large:
-        spaces = {
-            id(mm) for page in kernel.pages_of(head) for mm, _, _ in mappings_of(kernel, page)
-        }
-        return len(spaces) > 1
+        return maybe_mapped_shared(kernel, pfn)
     if not kernel.rules.small_folios_only_reuse:
         return int(f.maps[pfn]) + int(f.entire[head]) > 1
     if total <= 1:

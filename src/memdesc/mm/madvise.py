@@ -212,7 +212,7 @@ def _free_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
             kernel.say("madvise_free: dirty and mapped by others too, left alone")
             return count
         if flags & KPF.SWAPCACHE:
-            from memdesc.mm.swap import free_swap_cache
+            from memdesc.mm.swap_state import free_swap_cache
 
             free_swap_cache(kernel, head)
             if kernel.flags(head) & KPF.SWAPCACHE:

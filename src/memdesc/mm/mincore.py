@@ -40,7 +40,7 @@ def _is_in_core(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
 
         return is_cached(kernel, vma.file, vma.index_of(vpn))
     if e.swap_type(entry) is e.SwapType.SWAP:
-        from memdesc.mm.swap import in_swap_cache
+        from memdesc.mm.swap_state import in_swap_cache
 
         return in_swap_cache(kernel, entry)
     return True  # on its way to another frame, or lost

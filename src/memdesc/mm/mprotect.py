@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
     from memdesc.mm.page_tables import Pmd
 
-__all__ = ["change_protection", "mprotect"]
+__all__ = ["can_change_pte_writable", "change_protection", "mprotect"]
 
 _ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
@@ -68,6 +68,22 @@ def change_protection(
         changed += _change_entries(kernel, vma, at, high - low, upgrade=upgrade)
     if changed:
         kernel.say("change_protection: entries that are there are changed")
+
+
+def can_change_pte_writable(kernel: Kernel, vma: Vma, row: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which present entries of a writable area may be written without a fault."""
+    may = (row & e.PRESENT != 0) & (row & e.RW == 0) & (row & e.UFFD_WP == 0)
+    if not vma.flags & VM.SOFTDIRTY:
+        may &= row & e.SOFT_DIRTY != 0
+    if vma.flags & VM.SHARED or kernel.rules.mprotect_wants_dirty:
+        may &= row & e.DIRTY != 0
+    if not vma.flags & VM.SHARED:
+        pages = (row & ((1 << 52) - 1)) >> 12
+        flags = array(kernel.f.flags)
+        heads = pages - array(kernel.f.offset)[pages]
+        may &= (row & e.SPECIAL == 0) & (flags[heads] & int(KPF.ANON) != 0)
+        may &= flags[pages] & int(KPF.OWNER_2) != 0
+    return may
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -136,26 +152,10 @@ def _change_entries(kernel: Kernel, vma: Vma, first: int, count: int, *, upgrade
         return 0
     changed: NDArray[np.int64] = _modified_row(row[present], _protection_bits(vma))
     if upgrade:
-        changed[_may_write(kernel, vma, changed)] |= e.RW
+        changed[can_change_pte_writable(kernel, vma, changed)] |= e.RW
     row[present] = changed
     return int(present.sum())
 
 
 def _modified_row(row: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     return row & ~np.int64(e.PRESENT | e.PROTNONE | e.RW) | bits
-
-
-def _may_write(kernel: Kernel, vma: Vma, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """can_change_pte_writable()."""
-    may = (row & e.PRESENT != 0) & (row & e.RW == 0) & (row & e.UFFD_WP == 0)
-    if not vma.flags & VM.SOFTDIRTY:
-        may &= row & e.SOFT_DIRTY != 0
-    if vma.flags & VM.SHARED or kernel.rules.mprotect_wants_dirty:
-        may &= row & e.DIRTY != 0
-    if not vma.flags & VM.SHARED:
-        pages = (row & ((1 << 52) - 1)) >> 12
-        flags = array(kernel.f.flags)
-        heads = pages - array(kernel.f.offset)[pages]
-        may &= (row & e.SPECIAL == 0) & (flags[heads] & int(KPF.ANON) != 0)
-        may &= flags[pages] & int(KPF.OWNER_2) != 0
-    return may

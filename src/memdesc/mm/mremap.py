@@ -17,6 +17,7 @@ from memdesc.mm.mmap import munmap
 from memdesc.mm.page_tables import PMD_SHIFT
 from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_clone, unlink_anon_vmas
+from memdesc.mm.userfaultfd import clear_moved, mremap_userfaultfd_prep
 from memdesc.mm.vma import VM, Vma
 from memdesc.mm.vma_modify import Proposed, most_areas, vma_merge_new_range
 from memdesc.model.compiled import array
@@ -120,7 +121,8 @@ def _resize(kernel: Kernel, mm: Mm, vpn: int, old_pages: int, new_pages: int) ->
         kernel.say("mremap: cannot grow in place, and may not move")
         raise OutOfMemory
     new = Proposed(
-        end, end + grown, vma.flags, vma.pgoff + vma.pages, vma.file, vma.name, vma.anon_vma
+        end, end + grown, vma.flags, vma.pgoff + vma.pages, vma.file, vma.name, vma.anon_vma,
+        uffd=vma.uffd,
     )  # fmt: skip
     if vma_merge_new_range(kernel, mm, new) is None:
         raise OutOfMemory
@@ -170,6 +172,7 @@ def _mremap_to(
         unmerge_range(kernel, mm, vma, vpn, vpn + old_pages)
     vma, new = _copy_vma(kernel, mm, vma, vpn, to, new_pages)
     _move_page_tables(kernel, mm, vma, new, vpn, to, old_pages)
+    mremap_userfaultfd_prep(kernel, new)
     locked = new.flags & VM.LOCKED
     if dontunmap:
         vma.flags &= ~_LOCKED
@@ -193,7 +196,7 @@ def _copy_vma(
         pgoff = to
     start = vma.vpn_start
     proposed = Proposed(
-        to, to + pages, vma.flags, pgoff, vma.file, vma.name, vma.anon_vma, vma
+        to, to + pages, vma.flags, pgoff, vma.file, vma.name, vma.anon_vma, vma, vma.uffd
     )  # fmt: skip
     new = vma_merge_new_range(kernel, mm, proposed)
     if new is not None:
@@ -250,11 +253,15 @@ def _move_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, extent: int) 
     if pmd is None or not (pmd.huge or pmd.table):
         return
     tables.alloc_upper(to)
-    if extent == TABLE_ENTRIES and to >> PMD_SHIFT not in tables.pmds:
+    # Tables of a registered area do not move whole, as their entries change on the way.
+    whole = not vma.uffd or not kernel.rules.mremap_clears_uffd_wp
+    if extent == TABLE_ENTRIES and to >> PMD_SHIFT not in tables.pmds and (pmd.huge or whole):
         if pmd.huge:
             from memdesc.mm.huge_memory import move_huge_pmd
 
             move_huge_pmd(kernel, mm, mm, vpn, to)
+            if not whole:
+                tables.pmds[to >> PMD_SHIFT].huge &= ~e.UFFD_WP
         else:
             tables.move_pmd(vpn, to)
             kernel.say("move_normal_pmd: the table moves as it is")
@@ -273,6 +280,8 @@ def _move_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, extent: int) 
     here = moved & (e.PRESENT | e.PROTNONE) != 0
     moved[here] |= e.SOFT_DIRTY
     moved[~here & (moved != np.int64(e.NONE_ENTRY))] |= e.SOFT_DIRTY_SWAP
+    if not whole:
+        clear_moved(moved)
     first = target.first + to % TABLE_ENTRIES
     rows[first : first + extent] = moved
     kernel.say("move_ptes: entries move, their pages stay")

@@ -83,7 +83,9 @@ def detach_private(kernel: Kernel, pfn: int) -> None:
         kernel.put(pfn)
 
 
-def read_page(kernel: Kernel, mapping: AddressSpace, index: int, *, create: bool = True) -> int | None:
+def read_page(
+    kernel: Kernel, mapping: AddressSpace, index: int, *, create: bool = True
+) -> int | None:
     """The page at an index, brought into the cache with its content; None: a hole that stays one.
 
     `create`: a hole of shmem gets a page. Raises OutOfMemory, Errno where a disk fails.

@@ -10,6 +10,7 @@ from memdesc.mm.vma import VM, VmaSet
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
+    from memdesc.mm.userfaultfd import UserfaultfdCtx
 
 __all__ = ["Errno", "Mm", "OutOfMemory", "Process", "Signal"]
 
@@ -75,6 +76,8 @@ class Process:
     """Open files by the scenario's name."""
     pins: dict[str, Any] = field(default_factory=dict)
     """Pipes and registered buffers that hold references to pages, by the scenario's name."""
+    userfaults: list[UserfaultfdCtx] = field(default_factory=list)
+    """Its userfaultfds, in the order in which they were made."""
     memlock_limit: int | None = None
     """RLIMIT_MEMLOCK in pages; None: none, as with CAP_IPC_LOCK."""
     parent: Process | None = None

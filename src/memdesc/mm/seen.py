@@ -28,7 +28,7 @@ _STORED: Final = int(
     KPF.LOCKED | KPF.REFERENCED | KPF.UPTODATE | KPF.DIRTY | KPF.LRU | KPF.ACTIVE | KPF.WRITEBACK
     | KPF.RECLAIM | KPF.ANON | KPF.SWAPCACHE | KPF.SWAPBACKED | KPF.HUGE | KPF.UNEVICTABLE
     | KPF.HWPOISON | KPF.KSM | KPF.ZERO_PAGE | KPF.RESERVED | KPF.MLOCKED | KPF.OWNER_2
-    | KPF.PRIVATE | KPF.PRIVATE_2 | KPF.OWNER_PRIVATE
+    | KPF.PRIVATE | KPF.PRIVATE_2 | KPF.OWNER_PRIVATE | KPF.ERROR
 )  # fmt: skip
 """Flags that columns hold as they are shown."""
 
@@ -41,7 +41,7 @@ _VM_NAMES: Final = (
     (VM.ACCOUNT, "ac"), (VM.NORESERVE, "nr"), (VM.HUGETLB, "ht"), (VM.SYNC, "sf"),
     (VM.WIPEONFORK, "wf"), (VM.DONTDUMP, "dd"), (VM.SOFTDIRTY, "sd"), (VM.MIXEDMAP, "mm"),
     (VM.HUGEPAGE, "hg"), (VM.NOHUGEPAGE, "nh"), (VM.MERGEABLE, "mg"),
-    (VM.DROPPABLE, "dp"),
+    (VM.UFFD_MINOR, "ui"), (VM.DROPPABLE, "dp"),
 )  # fmt: skip
 """In the order of the bits (`fs/proc/task_mmu.c:show_smap_vma_flags`)."""
 
@@ -169,7 +169,7 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
         return
     if not e.is_present(entry):
         if e.swap_type(entry) is e.SwapType.SWAP:
-            from memdesc.mm.swap import swap_count
+            from memdesc.mm.swap_state import swap_count
 
             sums.add("Swap")
             sums.swap_pss += (4096 << PSS_SHIFT) // max(1, swap_count(kernel, entry))
@@ -237,6 +237,8 @@ def _not_present(kernel: Kernel, mm: Mm, vma: Vma, entry: int) -> int:
     if kind is e.SwapType.MARKER:
         if offset == e.Marker.GUARD:
             word |= int(PM.GUARD)
+        if offset == e.Marker.UFFD_WP:
+            word |= int(PM.UFFD_WP)
         return word | _type_number(kernel, EntryKind.MARKER) | offset << 5
     wanted = EntryKind.HWPOISON if kind is e.SwapType.HWPOISON else EntryKind.MIGRATION
     word |= _type_number(kernel, wanted) | offset << 5

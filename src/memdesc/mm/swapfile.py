@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.process import Errno, Mm
-from memdesc.mm.swap import (
+from memdesc.mm.swap import kept_bits, ksm_copy, map_anon
+from memdesc.mm.swap_state import (
     SwapDevice,
     add_to_swap,
     device_of,
     drop_swap_cache,
     free_swap_cache,
-    kept_bits,
-    ksm_copy,
-    map_anon,
     put_slot,
     read_swap_cache,
     swap_writepage,

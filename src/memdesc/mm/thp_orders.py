@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from memdesc.mm.page_tables import PMD_SHIFT
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.vma import VM, VM_UFFD, Vma
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -34,7 +34,7 @@ def pmd_allowed(kernel: Kernel, mm: Mm, vma: Vma, *, sysfs: bool = True) -> bool
 
 def allowed_orders(kernel: Kernel, mm: Mm, vma: Vma) -> list[int]:
     """Orders above 0 and below a PMD's that settings allow a fault to use, largest first."""
-    if not kernel.rules.large_anon_folios or not _takes_part(mm, vma):
+    if not kernel.rules.large_anon_folios or not _takes_part(mm, vma) or vma.flags & VM_UFFD:
         return []
     found = []
     for name, order in _SIZES.items():

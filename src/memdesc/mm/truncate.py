@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.file_split import cut_folio
 from memdesc.mm.files import HUGETLBFS, PAGE_BYTES, PARTLY, SECRETMEM, AddressSpace, OpenFile
 from memdesc.mm.page_cache import file_mappings, read_page, remove_folio
 from memdesc.mm.process import Errno
@@ -81,7 +82,10 @@ def unmap_mapping_pages(
         high = vma.pgoff + vma.pages if end is None else min(end, vma.pgoff + vma.pages)
         if low < high:
             base = vma.vpn_start - vma.pgoff
-            zap_range(kernel, mm, vma, base + low, base + high, even_cows=even_cows)
+            zap_range(
+                kernel, mm, vma, base + low, base + high,
+                even_cows=even_cows, drop_markers=False,
+            )  # fmt: skip
 
 
 def truncate_inode_pages(
@@ -93,11 +97,20 @@ def truncate_inode_pages(
 
         remove_pages(kernel, mapping, first, end)
         return
+    for edge in (first, end):
+        if edge is not None:
+            cut_folio(kernel, mapping, edge)
     for index in sorted(mapping.pages):
-        if first <= index and (end is None or index < end) and index in mapping.pages:
-            pfn = mapping.pages[index]
-            kernel.clear_flags(pfn, KPF.DIRTY)
-            remove_folio(kernel, mapping, pfn)
+        pfn = mapping.pages.get(index)
+        if pfn is None or index < first or (end is not None and index >= end):
+            continue
+        head_index = index - (pfn - kernel.head(pfn))
+        after = head_index + (1 << kernel.order_of(pfn))
+        if head_index < first or (end is not None and after > end):
+            kernel.f.content[pfn] = 0  # of a folio that could not be split
+            continue
+        kernel.clear_flags(pfn, KPF.DIRTY)
+        remove_folio(kernel, mapping, pfn)
     for index in [at for at in mapping.blocks if first <= at and (end is None or at < end)]:
         del mapping.blocks[index]
     for index in [at for at in mapping.swapped if first <= at and (end is None or at < end)]:
@@ -106,7 +119,9 @@ def truncate_inode_pages(
         free_shmem_slot(kernel, mapping.swapped.pop(index))
 
 
-def invalidate_mapping_pages(kernel: Kernel, mapping: AddressSpace, first: int, end: int | None) -> int:
+def invalidate_mapping_pages(
+    kernel: Kernel, mapping: AddressSpace, first: int, end: int | None
+) -> int:
     """Drop what is clean, unmapped and not in use; how many pages went."""
     dropped = 0
     for index in sorted(mapping.pages):

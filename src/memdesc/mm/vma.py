@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
     from memdesc.mm.rmap import AnonVma
+    from memdesc.mm.userfaultfd import UserfaultfdCtx
 
-__all__ = ["VM", "VM_SPECIAL", "Vma", "VmaSet"]
+__all__ = ["VM", "VM_SPECIAL", "VM_UFFD", "Vma", "VmaSet"]
 
 
 class VM(IntFlag):
@@ -53,8 +54,12 @@ class VM(IntFlag):
     MAYBE_GUARD = 1 << 36
     UFFD_WP = 1 << 37
     UFFD_MISSING = 1 << 38
+    UFFD_MINOR = 1 << 39
     DROPPABLE = 1 << 40
 
+
+VM_UFFD = VM.UFFD_MISSING | VM.UFFD_WP | VM.UFFD_MINOR
+"""__VM_UFFD_FLAGS: what userfaultfd wants to know of an area; any of them: it is armed."""
 
 VM_SPECIAL = VM.IO | VM.DONTEXPAND | VM.PFNMAP | VM.MIXEDMAP
 """Areas of drivers: never merged, locked or collapsed (`include/linux/mm.h`)."""
@@ -76,6 +81,8 @@ class Vma:
     """anon_vma_chain: every anon_vma in which this area's pages may be."""
     name: str = ""
     """PR_SET_VMA_ANON_NAME."""
+    uffd: UserfaultfdCtx | None = None
+    """vm_userfaultfd_ctx: with which userfaultfd it is registered."""
 
     @property
     def pages(self) -> int:
@@ -84,7 +91,7 @@ class Vma:
 
     def copy(self, vpn_start: int, vpn_end: int, pgoff: int) -> Vma:
         """vm_area_dup() for other addresses, without links to pages."""
-        return Vma(vpn_start, vpn_end, self.flags, pgoff, self.file, name=self.name)
+        return Vma(vpn_start, vpn_end, self.flags, pgoff, self.file, name=self.name, uffd=self.uffd)
 
     @property
     def is_cow(self) -> bool:

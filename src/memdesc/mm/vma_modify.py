@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
     from memdesc.mm.kernel import Kernel
     from memdesc.mm.rmap import AnonVma
+    from memdesc.mm.userfaultfd import UserfaultfdCtx
 
 __all__ = [
     "Proposed", "detach", "may_merge", "most_areas", "split_at", "split_vma", "vma_merge_new_range",
-    "vma_modify_flags", "vma_modify_name",
+    "vma_modify_flags", "vma_modify_name", "vma_modify_uffd",
 ]  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class Proposed:
     anon_vma: AnonVma | None = None
     source: Vma | None = None
     """The area whose range it is, or (mremap) from which it is copied."""
+    uffd: UserfaultfdCtx | None = None
 
     @property
     def pages(self) -> int:
@@ -54,14 +56,22 @@ def vma_modify_flags(
     Returns the area that holds the range then. Raises OutOfMemory above max_map_count, when a
     split at the start may have happened.
     """
-    return _modify(kernel, mm, vma, vpn_start, vpn_end, flags, vma.name)
+    return _modify(kernel, mm, vma, vpn_start, vpn_end, flags, vma.name, vma.uffd)
 
 
 def vma_modify_name(
     kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, name: str
 ) -> Vma:
     """The same for the name of anonymous memory."""
-    return _modify(kernel, mm, vma, vpn_start, vpn_end, vma.flags, name)
+    return _modify(kernel, mm, vma, vpn_start, vpn_end, vma.flags, name, vma.uffd)
+
+
+def vma_modify_uffd(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags: VM,
+    uffd: UserfaultfdCtx | None,
+) -> Vma:  # fmt: skip
+    """The same for the flags of an area and the userfaultfd that wants them."""
+    return _modify(kernel, mm, vma, vpn_start, vpn_end, flags, vma.name, uffd)
 
 
 def vma_merge_new_range(
@@ -167,6 +177,7 @@ def may_merge(kernel: Kernel, new: Proposed, neighbour: Vma) -> bool:
         and not (neighbour.flags ^ new.flags) & ~ignored
         and neighbour.file is new.file
         and neighbour.name == new.name
+        and neighbour.uffd is new.uffd
         and not (rules.close_forbids_merge and _has_close(neighbour))
         and _anon_vmas_agree(kernel, new, neighbour)
     )
@@ -178,13 +189,15 @@ _HUGE_PAGES = 512
 
 
 def _modify(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags: VM, name: str
-) -> Vma:
+    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags: VM, name: str,
+    uffd: UserfaultfdCtx | None,
+) -> Vma:  # fmt: skip
     """vma_modify()."""
-    if flags == vma.flags and name == vma.name:
+    if flags == vma.flags and name == vma.name and uffd is vma.uffd:
         return vma
     new = Proposed(
-        vpn_start, vpn_end, flags, vma.index_of(vpn_start), vma.file, name, vma.anon_vma, vma
+        vpn_start, vpn_end, flags, vma.index_of(vpn_start), vma.file, name, vma.anon_vma, vma,
+        uffd,
     )  # fmt: skip
     merged = _merge_existing_range(kernel, mm, vma, new)
     if merged is not None:
@@ -196,7 +209,7 @@ def _modify(
     if vma.vpn_end > vpn_end:
         split_vma(kernel, mm, vma, vpn_end)
         kernel.say("split_vma: at the end of the range")
-    vma.flags, vma.name = flags, name
+    vma.flags, vma.name, vma.uffd = flags, name, uffd
     return vma
 
 

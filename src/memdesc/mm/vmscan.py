@@ -22,7 +22,7 @@ from memdesc.mm.frames import (
 )
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import mappings_of
-from memdesc.mm.swap import add_to_swap, drop_swap_cache, free_swap_cache, swap_writepage
+from memdesc.mm.swap_state import add_to_swap, drop_swap_cache, free_swap_cache, swap_writepage
 from memdesc.mm.vma import VM, Vma
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """Where errors of write-back are noted, and how they are told.
 
 `include/linux/pagemap.h:mapping_set_error; mm/filemap.c:filemap_check_errors,
-file_check_and_advance_wb_err; fs/sync.c:syncfs @6.12`.  An error is noted three times: with a counter
-in the inode, of which every open file description is told once; with a counter in the superblock,
-for syncfs; and as a flag of the mapping, which whoever asks first takes away (what waits without a
-file, as O_DIRECT and fallocate do).  Nobody keeps an inode in memory for its error.
+file_check_and_advance_wb_err; fs/sync.c:syncfs @6.12`.  An error is noted three times: with a
+counter in the inode, of which every open file description is told once; with a counter in the
+superblock, for syncfs; and as a flag of the mapping, which whoever asks first takes away (what
+waits without a file, as O_DIRECT and fallocate do).  Nobody keeps an inode in memory for its error.
 """
 
 from __future__ import annotations

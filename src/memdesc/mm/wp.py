@@ -27,6 +27,12 @@ def do_wp_page(
     kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, unshare: bool = False
 ) -> None:
     """Write, or `unshare`, through a present entry without RW. Raises Signal, OutOfMemory."""
+    if not unshare and entry & e.UFFD_WP and vma.flags & VM.UFFD_WP:
+        from memdesc.mm.userfaultfd import wp_fault
+
+        wp_fault(kernel, vma)
+        entry &= ~e.UFFD_WP
+        mm.tables.set(vpn, entry)
     if vma.flags & (VM.SHARED | VM.MAYSHARE) and not vma.is_cow:
         from memdesc.mm.filemap import wp_page_shared
 
@@ -68,7 +74,7 @@ def can_reuse_anon(kernel: Kernel, vma: Vma, pfn: int) -> str:
     if kernel.refs(pfn) > 1 + cached:
         return f"{kernel.refs(pfn)} references"
     if cached:
-        from memdesc.mm.swap import free_swap_cache
+        from memdesc.mm.swap_state import free_swap_cache
 
         free_swap_cache(kernel, pfn)
     if kernel.refs(pfn) != 1:
@@ -139,7 +145,7 @@ def _can_reuse_large(kernel: Kernel, vma: Vma, pfn: int) -> str:
     if likely_mapped_shared(kernel, pfn):
         return "others map the large folio"
     if kernel.flags(pfn) & KPF.SWAPCACHE:
-        from memdesc.mm.swap import free_swap_cache
+        from memdesc.mm.swap_state import free_swap_cache
 
         free_swap_cache(kernel, pfn)
     if mapcount != kernel.refs(pfn):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.dirtying import dirty_callback
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.files import PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.files import SECRETMEM, AddressSpace, OpenFile
 from memdesc.mm.page_cache import file_mappings
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import mappings_of
@@ -132,9 +132,7 @@ def writeback_range(
     return written
 
 
-def vfs_fsync_range(
-    kernel: Kernel, file: OpenFile, first: int = 0, end: int | None = None
-) -> None:
+def vfs_fsync_range(kernel: Kernel, file: OpenFile, first: int = 0, end: int | None = None) -> None:
     """fsync(2), fdatasync(2), and what O_SYNC and MS_SYNC ask for. Raises Errno."""
     if file.mapping.fs is SECRETMEM:
         raise Errno("EINVAL")

@@ -46,7 +46,8 @@ def zap_range(
         vpn = low
         while vpn < high:
             cached = kernel.swap is not None and kernel.swap.cache
-            if even_cows and not (vma.flags & VM.LOCKED or cached):
+            marks = not drop_markers and vma.flags & VM.UFFD_WP and not vma.is_anonymous
+            if even_cows and not (vma.flags & VM.LOCKED or cached or marks):
                 vpn += loops.zap_anon(*kernel.columns, base + vpn, high - vpn)
             if vpn < high:
                 _zap_entry(kernel, mm, vma, vpn, even_cows=even_cows, drop_markers=drop_markers)
@@ -65,7 +66,7 @@ def drop_mapping(kernel: Kernel, pfn: int, *, swap_cache: bool = False) -> None:
 
         page_unmapped(kernel, pfn)
     if swap_cache and kernel.flags(head) & KPF.SWAPCACHE:
-        from memdesc.mm.swap import free_page_and_swap_cache
+        from memdesc.mm.swap_state import free_page_and_swap_cache
 
         free_page_and_swap_cache(kernel, head)
         return
@@ -87,7 +88,7 @@ def _zap_entry(
         from memdesc.mm.swap import zap_swap_entry
 
         if zap_swap_entry(kernel, mm, vma, vpn, entry, even_cows=even_cows):
-            mm.tables.set(vpn, e.NONE_ENTRY)
+            mm.tables.set(vpn, _left(vma, entry & e.UFFD_WP_SWAP, drop_markers=drop_markers))
         return
     if entry & e.SPECIAL:
         mm.tables.set(vpn, e.NONE_ENTRY)
@@ -100,12 +101,19 @@ def _zap_entry(
         from memdesc.mm.filemap import file_entry_gone
 
         file_entry_gone(kernel, vma, pfn, entry)
-    mm.tables.set(vpn, e.NONE_ENTRY)
+    mm.tables.set(vpn, _left(vma, entry & e.UFFD_WP, drop_markers=drop_markers))
     if vma.flags & VM.LOCKED:
         from memdesc.mm.mlock import munlock_vma_folio
 
         munlock_vma_folio(kernel, vma, pfn)
     drop_mapping(kernel, pfn, swap_cache=True)
+
+
+def _left(vma: Vma, protected: int, *, drop_markers: bool) -> int:
+    """zap_install_uffd_wp_if_needed(): an entry of a file stays protected while its area lives."""
+    if not protected or drop_markers or vma.is_anonymous or not vma.flags & VM.UFFD_WP:
+        return e.NONE_ENTRY
+    return e.not_present(e.SwapType.MARKER, e.Marker.UFFD_WP)
 
 
 def _stays(vma: Vma, entry: int) -> bool:

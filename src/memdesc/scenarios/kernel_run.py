@@ -62,6 +62,7 @@ _LAST_LINE = re.compile(r"scenario: line (\d+)")
 
 _EXT4_BYTES = 16 << 20
 _EXT4_BLOCK = 4096
+_BY_DEVICE_MAPPER = ("disk", "dma")
 _EXT4_IDENTITY = "6d656d64-6573-4063-8000-000000000002"
 
 
@@ -228,10 +229,9 @@ def request_of(
     if '"where": "ext4"' in json.dumps(steps):
         request["ext4"] = _ext4_image()
         if any(step.verb == "disk" for step in plan.steps):
-            request["disk"] = {
-                "modules": [_packed(module) for module in modules(["dm_mod"])],
-                "data": _ext4_data(),
-            }
+            request["disk"] = {"data": _ext4_data()}
+    if any(step.verb in _BY_DEVICE_MAPPER for step in plan.steps):
+        request["modules"] = [_packed(module) for module in modules(["dm_mod"])]
     return request
 
 

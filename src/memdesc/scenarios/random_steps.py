@@ -160,7 +160,7 @@ class _Writer:
         if len(self.mappings) < 2:
             return ""
         for owned in (self.mappings, self.files, self.held):
-            del owned[process]  # type: ignore[attr-defined]
+            del owned[process]
         return "exit"
 
     def _unmap(self, process: str) -> str:

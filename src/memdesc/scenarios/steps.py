@@ -378,6 +378,13 @@ _REFERENCES: Final = (
         "io_uring IORING_OP_WRITE_FIXED",
         result=Result.CONTENTS,
     ),
+    _row(
+        "dma",
+        (_NEW_PIN, _range(), _TAGS),
+        "let a slow device begin to write to pages; it does so at `release`, which must come",
+        "io_submit(2) of an O_DIRECT read of a suspended device",
+        changes_system=True,
+    ),
     _row("release", (_PIN,), "give the references back", "close(2)"),
 )
 

@@ -46,9 +46,11 @@ NUMBERS = {
     "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
     "ptrace": 101, "sigaltstack": 131, "munlock": 150, "mlockall": 151, "munlockall": 152,
     "prctl": 157, "mount": 165, "swapon": 167, "swapoff": 168, "init_module": 175, "readahead": 187,
+    "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209,
     "sync_file_range": 277, "vmsplice": 278, "fallocate": 285, "syncfs": 306,
     "process_vm_readv": 310, "process_vm_writev": 311, "userfaultfd": 323, "mlock2": 325,
-    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "memfd_secret": 447, "cachestat": 451,
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    "memfd_secret": 447, "cachestat": 451,
 }  # fmt: skip
 """arch/x86/entry/syscalls/syscall_64.tbl"""
 

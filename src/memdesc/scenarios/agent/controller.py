@@ -189,9 +189,9 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
     """Run a scenario's steps: the outcome of each and everything seen after it.
 
     `request` has "steps" as `Step.as_json` gives them, "counters" (names), "arena" (two
-    addresses), and of a guest "ext4" and "disk" (see `knobs`).  The answer has "steps"; it ends
-    early with "broken" (text) or "refused" (text) and the line of the step.  To keep it short, a
-    range of pages that is as it was after the step before is left out.
+    addresses), for a guest "ext4", "disk" and "modules" (see `knobs`).  The answer has "steps"; it
+    ends early with "broken" (text) or "refused" (text) and the line of the step.  To keep it short,
+    a range of pages that is as it was after the step before is left out.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     calls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -200,7 +200,8 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"steps": played, "release": os.uname().release}
     line: int | None = None
     try:
-        with knobs.System(request.get("ext4"), request.get("disk")) as system:
+        guest = (request.get("ext4"), request.get("disk"), request.get("modules", ()))
+        with knobs.System(*guest) as system:
             controller = Controller(system, tuple(request["arena"]))
             try:
                 answer["refs"] = controller.observer.frames.has_refs

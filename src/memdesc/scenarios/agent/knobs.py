@@ -13,12 +13,13 @@ import struct
 import tempfile
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from . import calls
 from .access import PAGE
-from .disk import Disk
+from .disk import Disk, load_modules
 from .verbs import RefusedError, inside_guest
 
 __all__ = ["DEFAULTS", "FILES", "VERBS", "System", "vmstat"]
@@ -91,15 +92,20 @@ class System:
     """The machine during one scenario: where files lie, settings, swap.
 
     `ext4` is an image for guests: {"bytes": size, "pieces": [[offset, base64 of zlib], ...]};
-    `disk` lets it lie on a device that can fail (`disk.Disk`).
+    `disk` lets it lie on a device that can fail: {"data": [[first byte, bytes], ...]}. `modules`
+    are loaded first.
     """
 
     def __init__(
-        self, ext4: dict[str, Any] | None = None, disk: dict[str, Any] | None = None
+        self,
+        ext4: dict[str, Any] | None = None,
+        disk: dict[str, Any] | None = None,
+        modules: Sequence[str] = (),
     ) -> None:
         self._is_guest = inside_guest()
         self._ext4 = ext4
         self._disk_request = disk
+        self._modules = list(modules)
         self._disk: Disk | None = None
         self._own: str | None = None
         self._swap: str | None = None
@@ -185,6 +191,7 @@ class System:
         for name, value in DEFAULTS.items():
             if _files_of(name):
                 self.set(name, value)
+        load_modules(self._modules)
         _mount("tmpfs", "/mnt/t", "tmpfs", "size=256m")
         self.folders["tmpfs"] = "/mnt/t/"
         if self._ext4 is not None:
@@ -204,7 +211,7 @@ class System:
                 os.pwrite(disk.fileno(), zlib.decompress(base64.b64decode(data)), offset)
             os.fsync(disk.fileno())
         if self._disk_request is not None:
-            self._disk = Disk(device, image["bytes"], self._disk_request)
+            self._disk = Disk(device, image["bytes"], self._disk_request["data"])
             device = self._disk.path
         self.set("read_ahead", DEFAULTS["read_ahead"])
         _mount(device, "/mnt/e", "ext4", "commit=900,noinit_itable", _MS_NOATIME)

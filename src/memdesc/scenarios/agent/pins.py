@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import calls
 from .access import PAGE
+from .dma import Transfer
 from .memory import content_bytes, first_words
 from .verbs import span, verb
 
@@ -42,6 +43,7 @@ class Pin:
     length: int
     pipe: tuple[int, int] | None = None
     ring: _Ring | None = None
+    transfer: Transfer | None = None
 
     def close(self) -> None:
         """Close the descriptors; the references end with the last copy of them."""
@@ -110,11 +112,20 @@ def pin_read(process: Process, args: dict[str, Any]) -> list[int]:
         os.close(fd)
 
 
+@verb("dma")
+def dma(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    transfer = Transfer(address, content_bytes(args["content"], length // PAGE))
+    process.pins[args["pin"]] = Pin(address, length, transfer=transfer)
+
+
 @verb("release")
 def release(process: Process, args: dict[str, Any]) -> None:
     held = process.pins.pop(args["pin"], None)
     if held is None:  # taking it failed, and the scenario went on
         raise OSError(errno.EBADF, "nothing is held")
+    if held.transfer is not None:
+        held.transfer.finish()
     if held.ring is not None:
         # Closing alone would leave it to a worker that runs later.
         calls.call("io_uring_register", held.ring.fd, _UNREGISTER_BUFFERS, 0, 0)

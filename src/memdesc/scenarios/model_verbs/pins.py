@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.direct_io import dio_read, dio_write
+from memdesc.mm.direct_io import begin_dma, dio_read, dio_write
 from memdesc.mm.pins import (
     access_remote_vm,
     process_vm_readv,
@@ -64,6 +64,14 @@ def _pin_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> V
 @verb("pin_read")
 def _pin_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     return _words(run, process.pins[args["pin"]].read(run.kernel))
+
+
+@verb("dma")
+def _dma(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    contents = _contents(run, args, len(vpns))
+    process.pins[args["pin"]] = begin_dma(run.kernel, process, vpns.start, contents)
+    return None
 
 
 @verb("release")

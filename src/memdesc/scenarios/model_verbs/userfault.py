@@ -1,0 +1,94 @@
+"""userfaultfd on the model.
+
+As on a kernel, a process has one descriptor per mode; which one a step is about follows from the
+addresses that were registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memdesc.mm import userfaultfd
+from memdesc.mm.process import Errno, Process
+from memdesc.mm.userfaultfd import UserfaultfdCtx
+from memdesc.scenarios.model_run import ModelRunner, verb
+from memdesc.scenarios.model_verbs.memory import pages_of
+from memdesc.scenarios.outcome import Value
+
+
+@verb("uffd")
+def _uffd(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    ctx = next((one for one in process.userfaults if one.mode == args["mode"]), None)
+    if ctx is None:
+        ctx = userfaultfd.userfaultfd(run.kernel, args["mode"])
+        process.userfaults.append(ctx)
+    userfaultfd.register(run.kernel, process.mm, ctx, vpns.start, vpns.stop)
+    ctx.ranges.append((vpns.start, vpns.stop))
+    return None
+
+
+@verb("uffd_protect")
+def _protect(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    _writeprotect(run, process, args, protect=True)
+    return None
+
+
+@verb("uffd_unprotect")
+def _unprotect(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    _writeprotect(run, process, args, protect=False)
+    return None
+
+
+@verb("uffd_copy")
+def _copy(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    _ctx_of(process, vpns.start)
+    words = args["content"]["words"]
+    contents = [run.content(word) for word in words]
+    userfaultfd.copy(
+        run.kernel, process.mm, vpns.start,
+        contents if len(contents) > 1 else contents * len(vpns),
+    )  # fmt: skip
+    return None
+
+
+@verb("uffd_zero")
+def _zero(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    _ctx_of(process, vpns.start)
+    userfaultfd.zeropage(run.kernel, process.mm, vpns.start, vpns.stop)
+    return None
+
+
+@verb("uffd_poison")
+def _poison(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    _ctx_of(process, vpns.start)
+    userfaultfd.poison(run.kernel, process.mm, vpns.start, vpns.stop)
+    return None
+
+
+@verb("uffd_unregister")
+def _unregister(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    ctx = _ctx_of(process, vpns.start)
+    userfaultfd.unregister(run.kernel, process.mm, ctx, vpns.start, vpns.stop)
+    return None
+
+
+def _writeprotect(
+    run: ModelRunner, process: Process, args: Mapping[str, Any], *, protect: bool
+) -> None:
+    vpns = pages_of(args["range"])
+    _ctx_of(process, vpns.start)
+    userfaultfd.writeprotect(run.kernel, process.mm, vpns.start, vpns.stop, protect=protect)
+
+
+def _ctx_of(process: Process, vpn: int) -> UserfaultfdCtx:
+    """The descriptor that an address was registered with; the agent looks in the same order."""
+    for ctx in reversed(process.userfaults):
+        if any(first <= vpn < end for first, end in ctx.ranges):
+            return ctx
+    raise Errno("EINVAL")
