@@ -72,10 +72,10 @@ def test_who_has_no_file_is_told_nothing(kernel: Kernel, process: Process) -> No
     pool = kernel.machine.alloc(MemoryType.NET_POOL)
     assert driver is not None
     assert pool is not None
-    for pfn in (driver, pool):
+    for pfn in map(int, (driver, pool)):
         kernel.f.kind[pfn] = Kind.OTHER
     assert "anonymous" in dirtied(kernel, anon)
-    for pfn in (driver, pool, kernel.zero_pfn):
+    for pfn in map(int, (driver, pool, kernel.zero_pfn)):
         assert "no file" in dirtied(kernel, pfn)
     kernel.set_flags(anon, KPF.SWAPCACHE)
     kernel.clear_flags(anon, KPF.DIRTY)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +76,30 @@ def test_an_image_is_sent_only_to_scenarios_with_files_on_it() -> None:
     assert image["bytes"] % 4096 == 0
     assert len(json.dumps(image)) < 1 << 20
     assert image == request_of(plan("process p", "p: open f ext4:y create"))["ext4"]
+
+
+def test_a_disk_that_may_fail_loses_its_free_blocks_and_nothing_else() -> None:
+    asked: list[str] = []
+
+    def modules(names: Sequence[str]) -> list[bytes]:
+        asked.extend(names)
+        return [b"module"]
+
+    plain = request_of(plan("process p", "p: open f ext4:x create"), modules)
+    assert "disk" not in plain
+    assert "modules" not in plain
+    assert not asked
+    request = request_of(plan("process p", "p: open f ext4:x create", "disk fail"), modules)
+    assert asked == ["dm_mod"]
+    assert zlib.decompress(base64.b64decode(request["modules"][0])) == b"module"
+    free = [(first, first + length) for first, length in request["disk"]["data"]]
+    assert sum(end - first for first, end in free) > request["ext4"]["bytes"] // 2
+    # What mkfs wrote describes the file system: none of it may fail.
+    for offset, data in request["ext4"]["pieces"]:
+        content = zlib.decompress(base64.b64decode(data))
+        for at in range(0, len(content), 4096):
+            if any(first <= offset + at < end for first, end in free):
+                assert not content[at : at + 4096].strip(b"\0")
 
 
 def test_a_guest_gets_every_module_as_source_and_compiled() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.check_areas import check_areas
 from memdesc.mm.frames import (
     BATCH_ROOM,
     BATCHES,
@@ -57,6 +58,7 @@ def check(kernel: Kernel) -> None:
             refs[kernel.head(pfn)] += count
     _check_folios(kernel, refs, maps, entire)
     _check_lists(kernel)
+    check_areas(kernel)
     for invariant in INVARIANTS:
         invariant(kernel)
 

@@ -87,11 +87,9 @@ def ext4_fallocate(
 
     end = first + pages
     if mode in ("grow", "keep_size"):
-        for index in range(first, end):
-            mapping.blocks.setdefault(index, 0)
         if mode == "grow":
             mapping.size = max(mapping.size, end * PAGE_BYTES)
-        kernel.say("ext4_fallocate: blocks are reserved, the cache has nothing")
+        kernel.say("ext4_fallocate: blocks that read as zeroes, nothing is cached")
         return
     if mode in ("collapse", "insert"):
         size = mapping.pages_in_size

@@ -98,8 +98,6 @@ class AddressSpace:
     """Index -> swap slot, of shmem pages that are swapped out."""
     blocks: dict[int, int] = field(default_factory=dict)
     """Index -> content on the device, where a block is allocated and written."""
-    allocated: set[int] = field(default_factory=set)
-    """Blocks that fallocate() reserved and nothing wrote: they read as zeroes."""
     vmas: list[tuple[Mm, Vma]] = field(default_factory=list)
     """i_mmap: areas that map it."""
     links: int = 0

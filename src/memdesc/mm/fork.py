@@ -12,8 +12,8 @@ from memdesc.mm import entries as e
 from memdesc.mm import loops
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.ksm import fork_mm
-from memdesc.mm.mmap import exit_process
 from memdesc.mm.mm_ids import note_child
+from memdesc.mm.mmap import exit_process
 from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_fork
 from memdesc.mm.vma import VM, VM_UFFD, Vma
@@ -37,6 +37,7 @@ def fork(kernel: Kernel, parent: Process, name: str) -> Process:
     for file in child.files.values():
         file.shared()
     child.mm.thp_disabled = parent.mm.thp_disabled
+    child.mm.may_have_mergeable = True  # flags that are not inherited kept areas apart
     child.mm.khugepaged = parent.mm.khugepaged
     fork_mm(kernel, parent.mm, child.mm)
     kernel.processes[name] = child

@@ -32,9 +32,9 @@ from memdesc.mm.frames import (
     empty_frames,
     grow_entries,
 )
+from memdesc.mm.hugetlb import HugetlbPool, hugetlb_counters, put_hugetlb, set_pool_size
 from memdesc.mm.ksm_tree import Ksm
 from memdesc.mm.mlock_batch import MlockBatch
-from memdesc.mm.hugetlb import HugetlbPool, hugetlb_counters, put_hugetlb, set_pool_size
 from memdesc.mm.mm_ids import MmIds
 from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.swap_state import SwapDevice

@@ -65,6 +65,7 @@ def ksm_enable_merge_any(kernel: Kernel, mm: Mm, *, enable: bool) -> None:
     if enable == mm.merge_any:
         return
     mm.merge_any = enable
+    mm.may_have_mergeable = True  # flags change without a look at neighbours
     if enable:
         _enter(kernel, mm)
     for vma in mm.vmas:

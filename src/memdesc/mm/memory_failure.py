@@ -22,6 +22,7 @@ from memdesc.mm.migrate import migrate_folio
 from memdesc.mm.process import Errno, OutOfMemory, Process, Signal
 from memdesc.mm.rmap import mappings_of
 from memdesc.mm.vma import VM
+from memdesc.mm.wb_err import mapping_set_error
 from memdesc.mm.zap import drop_mapping
 
 if TYPE_CHECKING:
@@ -151,6 +152,9 @@ def _take_out(kernel: Kernel, pfn: int) -> bool:
         if mapping.is_shmem:
             kept = 1
         else:
+            if kernel.flags(pfn) & KPF.DIRTY:
+                # me_pagecache_dirty(): as if writing it had failed.
+                mapping_set_error(kernel, mapping, "EIO")
             kernel.clear_flags(pfn, int(KPF.DIRTY))
             remove_folio(kernel, mapping, pfn)
     if kernel.refs(pfn) > 1 + kept:

@@ -172,6 +172,8 @@ def _mremap_to(
         unmerge_range(kernel, mm, vma, vpn, vpn + old_pages)
     vma, new = _copy_vma(kernel, mm, vma, vpn, to, new_pages)
     _move_page_tables(kernel, mm, vma, new, vpn, to, old_pages)
+    if new.uffd is not None:
+        mm.may_have_mergeable = True
     mremap_userfaultfd_prep(kernel, new)
     locked = new.flags & VM.LOCKED
     if dontunmap:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.dirtying import dirty_callback
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.check import INVARIANTS
 from memdesc.mm.files import SECRETMEM, AddressSpace, OpenFile
 from memdesc.mm.page_cache import file_mappings
 from memdesc.mm.process import Errno, Mm
@@ -196,6 +197,23 @@ def msync(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, mode: str) -> No
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _check_notified(kernel: Kernel) -> None:
+    """What a mapping may write to without a fault is dirty, where a file system wants to know."""
+    for mapping in file_mappings(kernel):
+        if not mapping.fs.tracks_writes:
+            continue
+        for mm, vma in mapping.vmas:
+            if not vma.flags & VM.SHARED:
+                continue
+            for vpn in range(vma.vpn_start, vma.vpn_end):
+                entry = mm.tables.entry(vpn)
+                if e.is_present(entry) and entry & e.RW:
+                    assert kernel.flags(e.pfn_of(entry)) & KPF.DIRTY, f"{vpn:#x}: nobody was told"
+
+
+INVARIANTS.append(_check_notified)
 
 
 def _write_folio(kernel: Kernel, mapping: AddressSpace, head: int) -> None:
