@@ -46,7 +46,8 @@ class Steps:
         )
         match self.random.choice(_KINDS):
             case "write" | "free" as kind:
-                if kind == "free":
+                # Of clean pages, MADV_FREE does not ask who else maps them: only when alone.
+                if kind == "free" and len(self.wanted) == 1:
                     advise("free")
                     kernel.drain()
                 for page in range(first, end):

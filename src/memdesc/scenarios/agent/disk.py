@@ -36,7 +36,6 @@ class Mapped:
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()
-        self._control = os.open(_CONTROL, os.O_RDWR)
         device = _HEADER.unpack_from(self._ioctl(_CREATE))[9]
         # As new_encode_dev() has it: minor in bits 0 to 7 and 20 on.
         self.path = f"/dev/dm-{device & 0xFF | device >> 12 & 0xFFF00}"
@@ -67,7 +66,11 @@ class Mapped:
         words = (*_VERSION, _BUFFER, _HEADER.size, count, 0, flags, 0, 0, self._name, b"")
         buffer = bytearray((_HEADER.pack(*words) + data).ljust(_BUFFER, b"\0"))
         number = 3 << 30 | _HEADER.size << 16 | 0xFD << 8 | command
-        fcntl.ioctl(self._control, number, buffer)
+        control = os.open(_CONTROL, os.O_RDWR)
+        try:
+            fcntl.ioctl(control, number, buffer)
+        finally:
+            os.close(control)
         return bytes(buffer)
 
 
