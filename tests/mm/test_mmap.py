@@ -16,7 +16,6 @@ AT = 0x10000
 RW = VM.READ | VM.WRITE
 
 
-
 def test_the_end_of_a_process_leaves_no_frame() -> None:
     kernel = Kernel("6.12", memory_bytes=64 << 20)
     free = int((array(kernel.f.kind) == 0).sum())

@@ -30,7 +30,7 @@ def test_a_gibibyte_moves_with_its_tables() -> None:
     kernel = Kernel("6.12", memory_bytes=64 << 20)
     process = kernel.process("p")
     at, to = 4 * GIB, 9 * GIB
-    mmap(kernel, process.mm, at, GIB + 600)
+    mmap(kernel, process.mm, at, GIB + 600, flags=VM.NORESERVE)
     written = (0, 511, 512, GIB - 1, GIB, GIB + 599)
     for number, page in enumerate(written, start=1):
         kernel.write(process, at + page, number)

@@ -66,7 +66,8 @@ def test_the_part_that_is_left_keeps_its_pages_findable() -> None:
         kernel.write(process, vpn, vpn)
     munmap(kernel, process.mm, AT + 1, AT + 2)
     first, second = process.mm.vmas
-    assert first.anon_vma is second.anon_vma is not None
+    assert first.anon_vma is not None
+    assert first.anon_vma is second.anon_vma
     assert {id(vma) for _, vma in first.anon_vma.vmas} == {id(first), id(second)}
     munmap(kernel, process.mm, AT, AT + 4)
     assert not any(isinstance(found, AnonVma) for found in kernel.mappings.values())

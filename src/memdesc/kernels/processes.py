@@ -76,6 +76,10 @@ class ProcessRules:
     """A collapse fails where no entry is writable: `mm/khugepaged.c:hpage_collapse_scan_pmd`, until
     6.18 or so."""
 
+    collapse_of_holes_is_busy: bool
+    """MADV_COLLAPSE where userfaultfd wants to fill empty entries is EBUSY:
+    `mm/khugepaged.c:madvise_collapse_errno @6.12`; EINVAL @6.1."""
+
     frees_empty_tables: bool
     """CONFIG_PT_RECLAIM: MADV_DONTNEED of whole 2 MiB frees the table. `mm/pt_reclaim.c @7.2`."""
 
@@ -210,9 +214,9 @@ class ProcessRules:
     """UFFDIO_WRITEPROTECT makes entries writable only where no fault would do more:
     `mm/userfaultfd.c:uffd_wp_range`, since 6.2; @6.1 as the area's protection has it."""
 
-    mremap_clears_uffd_wp: bool
-    """Entries lose userfaultfd's protection as they move: `mm/mremap.c:move_ptes`, since 6.13 and
-    in 6.12's later builds."""
+    uffd_allocates_first: bool
+    """UFFDIO_COPY beyond the end of shared memory is ENOMEM, as no folio is to be had there; EFAULT
+    @6.12, where the size is asked for last (`mm/shmem.c:shmem_mfill_atomic_pte`)."""
 
     cachestat: bool
     """cachestat(2): since 6.5."""
@@ -265,9 +269,13 @@ class ProcessRules:
     device_io_pages: int
     """`bdi->io_pages` of zram, on which scenarios have their ext4."""
 
+    failed_writes_fill_blocks: bool
+    """A block that was allocated for a write that failed counts as written, and shows what the disk
+    has there: `fs/ext4/page-io.c:ext4_end_io_end`, until 6.15; since then it stays a hole."""
+
     failed_writes_mark_pages: bool
-    """A page that could not be written has PG_error: `fs/ext4/page-io.c:ext4_finish_bio @6.1`, until
-    6.10."""
+    """A page that could not be written has PG_error: `fs/ext4/page-io.c:ext4_finish_bio @6.1`,
+    until 6.10."""
 
     ext4_large_folios: bool
     """Regular files of ext4 have large folios: `fs/ext4/inode.c:ext4_set_inode_mapping_order`,
@@ -297,6 +305,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         pagemap_asks_each_page=(6, 11) <= version < (6, 15),
         split_drops_zero_pages=version >= (6, 12),
         collapse_wants_writable=version < (6, 18),
+        collapse_of_holes_is_busy=version >= (6, 12),
         frees_empty_tables=version >= (6, 14),
         guard_regions=version >= (6, 13),
         mprotect_wants_dirty=version < (6, 2),
@@ -334,7 +343,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         uffd_poison=version >= (6, 6),
         uffd_wp_several_areas=version >= (6, 4),
         uffd_unprotect_asks=version >= (6, 2),
-        mremap_clears_uffd_wp=version >= (6, 12),
+        uffd_allocates_first=version >= (7, 2),
         cachestat=version >= (6, 5),
         swapin_skips_cache=version < (7, 0),
         swapin_frees_cache=version >= (7, 0),
@@ -349,6 +358,7 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         full_readahead_marks_half=version >= (6, 12),
         readahead_ends_aligned=version >= (6, 16),
         device_io_pages=0,
+        failed_writes_fill_blocks=version < (6, 15),
         failed_writes_mark_pages=version < (6, 10),
         ext4_large_folios=version >= (6, 16),
         faults_map_whole_folios=version >= (7, 2),

@@ -20,7 +20,7 @@ from memdesc.mm.large_folio import likely_mapped_shared
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.thp_orders import pmd_allowed
-from memdesc.mm.vma import VM, VM_UFFD, Vma
+from memdesc.mm.vma import VM_UFFD, Vma
 from memdesc.mm.zap import drop_mapping
 from memdesc.model.compiled import array
 
@@ -100,7 +100,8 @@ def madvise_collapse(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: 
         if result not in _GO_ON:
             break
     if huge * TABLE_ENTRIES != end - first:
-        raise Errno(_ERRNO.get(last, "EINVAL"))
+        busy = last is not Scan.EXCEED_NONE_PTE or kernel.rules.collapse_of_holes_is_busy
+        raise Errno(_ERRNO.get(last, "EINVAL") if busy else "EINVAL")
 
 
 def khugepaged_pass(kernel: Kernel) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from memdesc.mm.files import HUGETLBFS
-from memdesc.mm.frames import TABLE_ENTRIES as HUGE_PAGES
 from memdesc.mm.files import HUGETLBFS, flags_of_file, shmem_zero_setup
-from memdesc.mm.frames import TABLE_ENTRIES as HUGE
+from memdesc.mm.frames import TABLE_ENTRIES as HUGE_PAGES
 from memdesc.mm.ksm import merge_any_flags
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_prepare
@@ -25,6 +23,7 @@ from memdesc.mm.vma_modify import (
     vma_modify_name,
 )
 from memdesc.mm.zap import zap_range
+from memdesc.model.compiled import array
 
 if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
@@ -36,6 +35,8 @@ STACK_GUARD_GAP: Final = 256
 """Pages that stay free between a stack and what lies below (`mm/mmap.c:stack_guard_gap`)."""
 RLIMIT_STACK: Final = 2048
 """Pages that a stack may have: 8 MiB, as the kernel sets it for its first process."""
+HUGETLB_ANON: Final = "/anon_hugepage (deleted)"
+"""Name of the file behind MAP_HUGETLB without a file."""
 SHARED_ANON: Final = "/dev/zero (deleted)"
 """Name of the file behind shared anonymous memory, as maps shows it."""
 
@@ -72,12 +73,10 @@ def mmap(
     if pgoff is None:
         pgoff = 0 if flags & VM.SHARED else vpn
     if file is not None and file.mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb import hugetlb_reserve
-
-        flags |= VM.HUGETLB | VM.DONTEXPAND
-        if (pgoff | pages) % HUGE_PAGES:
+        if file.path == HUGETLB_ANON:
+            pages = -(-pages // HUGE_PAGES) * HUGE_PAGES
+        if (vpn | pgoff | pages) % HUGE_PAGES:
             raise Errno("EINVAL")
-        hugetlb_reserve(kernel, mm, flags, file.mapping, pgoff, pgoff + pages)
     # Not of secret memory, whose areas lock themselves after this was decided.
     populate |= bool((flags | mm.def_flags) & VM.LOCKED)
     flags = _flags_of(kernel, mm, prot, flags, file)
@@ -227,7 +226,7 @@ def _enough_memory(kernel: Kernel, pages: int) -> bool:
 
     The limit of 2 counts all memory of the system, which has more than the model knows.
     """
-    return kernel.knobs["overcommit"] == "1" or pages <= int(kernel.f.flags.size)
+    return kernel.knobs["overcommit"] == "1" or pages <= int(array(kernel.f.flags).size)
 
 
 def _gather(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> list[Vma]:

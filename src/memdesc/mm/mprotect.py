@@ -83,7 +83,7 @@ def can_change_pte_writable(kernel: Kernel, vma: Vma, row: NDArray[np.int64]) ->
         heads = pages - array(kernel.f.offset)[pages]
         may &= (row & e.SPECIAL == 0) & (flags[heads] & int(KPF.ANON) != 0)
         may &= flags[pages] & int(KPF.OWNER_2) != 0
-    return may
+    return np.asarray(may, np.bool_)
 
 
 # --- helpers -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_clone, unlink_anon_vmas
 from memdesc.mm.userfaultfd import clear_moved, mremap_userfaultfd_prep
 from memdesc.mm.vma import VM, Vma
-from memdesc.mm.vma_modify import Proposed, most_areas, vma_merge_new_range
+from memdesc.mm.vma_modify import Proposed, most_areas, split_at, vma_merge_new_range
 from memdesc.model.compiled import array
 
 if TYPE_CHECKING:
@@ -136,9 +136,7 @@ def _populate(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) ->
         mm_populate(kernel, mm, vpn_start, vpn_end)
 
 
-def _move_areas(
-    kernel: Kernel, mm: Mm, vpn: int, pages: int, to: int, *, dontunmap: bool
-) -> None:
+def _move_areas(kernel: Kernel, mm: Mm, vpn: int, pages: int, to: int, *, dontunmap: bool) -> None:
     """remap_move(): each area of the range in turn, with the gaps between them."""
     end, at, shift = vpn + pages, vpn, to - vpn
     while areas := mm.vmas.overlapping(at, end):
@@ -148,6 +146,10 @@ def _move_areas(
             break
         at = vma.vpn_end
         count = min(end, at) - first
+        if vma.uffd is not None and (first > vpn or count < pages):
+            # vma_multi_allowed(): its handler would have to follow each area.
+            kernel.say("mremap: userfaultfd has one of several areas")
+            raise Errno("EFAULT")
         _check(kernel, vma, first, count, count, first + shift, dontunmap=dontunmap)
         _mremap_to(kernel, mm, first, count, count, first + shift, dontunmap=dontunmap)
     if at == vpn:
@@ -157,7 +159,7 @@ def _move_areas(
 def _mremap_to(
     kernel: Kernel, mm: Mm, vpn: int, old_pages: int, new_pages: int, to: int, *, dontunmap: bool
 ) -> None:
-    """mremap_to(): first the new place is cleared, then checked (until 6.17) whether it is needed."""
+    """mremap_to(): until 6.17 the new place is cleared before the arguments were checked."""
     munmap(kernel, mm, to, to + new_pages)
     if old_pages > new_pages:
         munmap(kernel, mm, vpn + new_pages, vpn + old_pages)
@@ -177,20 +179,34 @@ def _mremap_to(
     mremap_userfaultfd_prep(kernel, new)
     locked = new.flags & VM.LOCKED
     if dontunmap:
-        vma.flags &= ~_LOCKED
-        mm.may_have_mergeable = True
-        if vma is not new and (vma.vpn_start, vma.pages) == (vpn, old_pages):
-            unlink_anon_vmas(kernel, mm, vma)
-            kernel.say("mremap: the old area stays without pages and without anon_vma")
+        _dontunmap_complete(kernel, mm, vma, new, vpn, old_pages)
     else:
         munmap(kernel, mm, vpn, vpn + old_pages)
     if locked:
         _populate(kernel, mm, new, to + old_pages, to + new_pages)
 
 
-def _copy_vma(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, pages: int
-) -> tuple[Vma, Vma]:
+def _dontunmap_complete(kernel: Kernel, mm: Mm, vma: Vma, new: Vma, vpn: int, pages: int) -> None:
+    """The old place stays, and is not locked any more; for that a part of an area is split off.
+
+    So do 6.1.192, 6.12.117 and 7.2.13; the source of 7.0 unlocks the area as a whole.
+    """
+    mm.may_have_mergeable = True
+    if vma is new:
+        vma.flags &= ~_LOCKED
+        return
+    if vma.flags & VM.LOCKED:
+        if vma.vpn_start < vpn:
+            _, vma = split_at(kernel, mm, vma, vpn)
+        if vma.vpn_end > vpn + pages:
+            split_at(kernel, mm, vma, vpn + pages)
+        vma.flags &= ~_LOCKED
+    if (vma.vpn_start, vma.pages) == (vpn, pages):
+        unlink_anon_vmas(kernel, mm, vma)
+        kernel.say("mremap: the old area stays without pages and without anon_vma")
+
+
+def _copy_vma(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, pages: int) -> tuple[Vma, Vma]:
     """copy_vma(): (the old area, which may have become part of the new; the new one)."""
     pgoff = vma.index_of(vpn)
     if vma.is_anonymous and vma.anon_vma is None:
@@ -256,7 +272,7 @@ def _move_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, extent: int) 
         return
     tables.alloc_upper(to)
     # Tables of a registered area do not move whole, as their entries change on the way.
-    whole = not vma.uffd or not kernel.rules.mremap_clears_uffd_wp
+    whole = vma.uffd is None
     if extent == TABLE_ENTRIES and to >> PMD_SHIFT not in tables.pmds and (pmd.huge or whole):
         if pmd.huge:
             from memdesc.mm.huge_memory import move_huge_pmd

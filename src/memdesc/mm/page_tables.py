@@ -199,7 +199,9 @@ class Tables:
 
     def free_all(self) -> None:
         """The PGD goes last, with the address space."""
-        assert not self.pmds and not (self.pmd_tables or self.puds)
+        assert not self.pmds
+        assert not self.pmd_tables
+        assert not self.puds
         self._kernel.free_table(self.pgd_pfn)
 
     def check(self) -> None:

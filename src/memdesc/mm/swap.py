@@ -128,6 +128,9 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
         exclusive = kernel.refs(head) == 1
     if exclusive and vma.flags & VM.WRITE and not bits & e.UFFD_WP:
         bits |= e.RW | e.DIRTY if write else e.RW if kernel.rules.swapin_maps_writable else 0
+    elif exclusive and write and vma.flags & VM.WRITE and not kernel.rules.swapin_maps_writable:
+        # Made writable and dirty, and write-protected again for userfaultfd.
+        bits |= e.DIRTY
     map_anon(kernel, vma, vpn, target, exclusive=exclusive)
     mm.tables.set(vpn, e.present(target, bits))
     how = "read from its slot" if direct else "found in the swap cache or read into it"

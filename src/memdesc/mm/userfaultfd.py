@@ -19,7 +19,7 @@ from memdesc.errors import MemdescError
 from memdesc.mm import entries as e
 from memdesc.mm.files import AddressSpace
 from memdesc.mm.frames import BATCH_ADD
-from memdesc.mm.process import Errno, Mm, Signal
+from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.vma import VM, VM_UFFD, Vma
 from memdesc.mm.vma_modify import vma_modify_uffd
@@ -253,12 +253,8 @@ def _mfill(
     if not vma.flags & VM.SHARED:
         anon_vma_prepare(kernel, mm, vma)
     for vpn in range(vpn_start, vpn_end):
-        mm.tables.alloc_upper(vpn)
-        pmd = mm.tables.pmd_of(vpn)
         try:
-            if pmd is not None and pmd.huge:
-                raise Errno("EEXIST")
-            mm.tables.alloc_pte(vpn)
+            _alloc_pte(mm, vpn)
             fill(vma, vpn)
         except Errno as error:
             if vpn > vpn_start:
@@ -267,17 +263,27 @@ def _mfill(
             raise
 
 
+def _alloc_pte(mm: Mm, vpn: int) -> None:
+    """A lowest table for a page; a huge page that is there is not filled."""
+    mm.tables.alloc_upper(vpn)
+    pmd = mm.tables.pmd_of(vpn)
+    if pmd is not None and pmd.huge:
+        raise Errno("EEXIST")
+    mm.tables.alloc_pte(vpn)
+
+
 def _check_size(vma: Vma, vpn: int) -> None:
     """mfill_file_over_size()."""
     if vma.file is not None and vma.index_of(vpn) >= vma.file.mapping.pages_in_size:
         raise Errno("EFAULT")
 
 
-def _check_entry(kernel: Kernel, entry: int) -> None:
-    """Only an empty entry is filled, or a marker (pte_none_mostly)."""
+def _check_entry(entry: int) -> None:
+    """Only an empty entry is filled, or a marker of userfaultfd's own; not a guard."""
     if entry == e.NONE_ENTRY:
         return
-    if e.is_present(entry) or e.swap_type(entry) is not e.SwapType.MARKER:
+    marker = not e.is_present(entry) and e.swap_type(entry) is e.SwapType.MARKER
+    if not marker or e.swap_offset(entry) == e.Marker.GUARD:
         raise Errno("EEXIST")
 
 
@@ -287,7 +293,7 @@ def _fill_anon(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, content: int) -> None
     from memdesc.mm.wp import new_anon_page
 
     _check_size(vma, vpn)
-    _check_entry(kernel, mm.tables.entry(vpn))
+    _check_entry(mm.tables.entry(vpn))
     pfn = new_anon_page(kernel, vma, vpn)
     kernel.f.content[pfn] = content
     mm.tables.set(vpn, e.present(pfn, _filled_bits(vma)))
@@ -302,11 +308,13 @@ def _fill_shmem(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, content: int) -> Non
 
     assert vma.file is not None
     mapping, index = vma.file.mapping, vma.index_of(vpn)
+    if kernel.rules.uffd_allocates_first and index >= mapping.pages_in_size:
+        raise OutOfMemory
     _check_size(vma, vpn)
     if index in mapping.pages or index in mapping.swapped:
         kernel.say("shmem_add_to_page_cache: the file has a page there")
         raise Errno("EEXIST")
-    _check_entry(kernel, mm.tables.entry(vpn))
+    _check_entry(mm.tables.entry(vpn))
     pfn = add_folio(kernel, mapping, index)
     kernel.f.content[pfn] = content
     mm.tables.set(vpn, e.present(pfn, _filled_bits(vma)))

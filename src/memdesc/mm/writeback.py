@@ -229,9 +229,10 @@ def _write_folio(kernel: Kernel, mapping: AddressSpace, head: int) -> None:
         kernel.say("ext4: a dirty page does not have buffers attached, what was written is lost")
         return
     if kernel.disk.fails:
-        for page in pages:
-            # The block keeps what it had; one allocated for this write reads as zeroes.
-            mapping.blocks.setdefault(index + page - head, 0)
+        if kernel.rules.failed_writes_fill_blocks:
+            # Blocks that were there keep what they had; new ones have zeroes, on a new disk.
+            for page in pages:
+                mapping.blocks.setdefault(index + page - head, 0)
         if kernel.rules.failed_writes_mark_pages:
             kernel.set_flags(head, KPF.ERROR)
         mapping_set_error(kernel, mapping, "EIO")
