@@ -7,8 +7,8 @@ import argparse
 HELP = "write a scenario of random steps; the same seed gives the same"
 DESCRIPTION = (
     "Print a scenario file of random steps: processes that map, write, fork, pin, advise, unmap,\n"
-    "exit, while pages are merged and reclaimed. Any step may fail (`-> any`): model and kernel must\n"
-    "then fail alike."
+    "exit, while pages are merged and reclaimed. Any step may fail (`-> any`): model and kernel\n"
+    "must then fail alike."
 )
 EXAMPLES = """
   memdesc scenario random 7 > random.md

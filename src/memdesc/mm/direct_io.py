@@ -134,7 +134,7 @@ def _invalidate(kernel: Kernel, mapping: AddressSpace, first: int, end: int) -> 
         if pfn is None:
             continue
         head = kernel.head(pfn)
-        low = int(kernel.f.index[head])
+        low = int(kernel.f.pgoff[head])
         high = low + (1 << kernel.order_of(head))
         unmap_mapping_pages(kernel, mapping, low, high, even_cows=False)
         remove_folio(kernel, mapping, pfn)

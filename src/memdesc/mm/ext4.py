@@ -34,7 +34,7 @@ def ext4_read_folio(kernel: Kernel, mapping: AddressSpace, index: int, order: in
 
 def fill_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
     """Read a folio that is cached. One that the disk does not give is not UPTODATE."""
-    first = int(kernel.f.index[pfn])
+    first = int(kernel.f.pgoff[pfn])
     pages = range(first, first + (1 << kernel.order_of(pfn)))
     if kernel.disk.fails and any(at in mapping.blocks for at in pages):
         kernel.clear_flags(pfn, KPF.UPTODATE)

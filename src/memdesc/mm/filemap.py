@@ -218,7 +218,7 @@ def _whole_folio(kernel: Kernel, vma: Vma, mapping: AddressSpace, vpn: int) -> r
     first = vpn - (pfn - head)
     last = first + pages - 1
     fits = vma.vpn_start <= first and last < vma.vpn_end and first >> 9 == last >> 9
-    inside = mapping.is_shmem or int(kernel.f.index[head]) + pages <= mapping.pages_in_size
+    inside = mapping.is_shmem or int(kernel.f.pgoff[head]) + pages <= mapping.pages_in_size
     return range(first, last + 1) if fits and inside else range(vpn, vpn + 1)
 
 
@@ -242,7 +242,7 @@ def _pages_to_map(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> list[
         first < vma.vpn_start
         or first + pages > vma.vpn_end
         or first >> 9 != (first + pages - 1) >> 9
-        or int(kernel.f.index[head]) + pages > vma.file.mapping.pages_in_size
+        or int(kernel.f.pgoff[head]) + pages > vma.file.mapping.pages_in_size
         or any(mm.tables.entry(at) for at in range(first, first + pages))
     ):
         return [(vpn, pfn)]

@@ -39,7 +39,7 @@ class Frames(NamedTuple):
     """uint8: see `Kind`."""
     mapping: Column
     """int32: number of the anon_vma, file or stable node, at the first page; 0: none."""
-    index: Column
+    pgoff: Column
     """int64: offset in the mapping in pages, at the first page."""
     content: Column
     """int32: what the page holds."""
@@ -105,7 +105,7 @@ def empty_frames(frames: int, batch: int) -> Frames:
     for link in links:
         link[frames:] = np.arange(frames, frames + LISTS)
     kinds: dict[str, type[np.generic]] = {
-        **dict.fromkeys(("flags", "index"), np.int64),
+        **dict.fromkeys(("flags", "pgoff"), np.int64),
         **dict.fromkeys(("refs", "maps", "entire", "pins", "offset"), np.int32),
         **dict.fromkeys(("mapping", "content"), np.int32),
         **dict.fromkeys(("order", "kind"), np.uint8),

@@ -86,7 +86,9 @@ def hugetlb_file(kernel: Kernel) -> OpenFile:
     return OpenFile(inode)
 
 
-def hugetlb_reserve(kernel: Kernel, mm: Mm, flags: VM, inode: AddressSpace, first: int, end: int) -> None:
+def hugetlb_reserve(
+    kernel: Kernel, mm: Mm, flags: VM, inode: AddressSpace, first: int, end: int
+) -> None:
     """hugetlb_reserve_pages(): for pages [first, end) of a file that are mapped. Raises Errno.
 
     A shared mapping reserves what neither is in the file nor reserved already, a private one every
@@ -168,12 +170,12 @@ def put_hugetlb(kernel: Kernel, pfn: int, count: int = 1) -> None:
     for column in (f.flags, f.content, f.maps):
         array(column)[head : head + HUGE] = 0
     f.flags[head] = _NEW | dirty
-    f.refs[head], f.entire[head], f.pins[head], f.mapping[head], f.index[head] = 1, 0, 0, 0, 0
+    f.refs[head], f.entire[head], f.pins[head], f.mapping[head], f.pgoff[head] = 1, 0, 0, 0, 0
     kernel.hugetlb.free.append(head)
 
 
 def remove_pages(kernel: Kernel, inode: AddressSpace, first: int, end: int | None = None) -> None:
-    """Truncation and hole punch: pages of a file and their reservations go (`remove_inode_hugepages`).
+    """remove_inode_hugepages(): pages of a file and their reservations go, when it is cut.
 
     In pages of 4 KiB; `end` None: to the end.
     """
@@ -274,7 +276,7 @@ def _map_anon(
     kernel.set_flags(head, KPF.UPTODATE | KPF.ANON)
     kernel.set_exclusive(head, True)
     kernel.f.mapping[head] = vma.anon_vma.number
-    kernel.f.index[head] = vma.index_of(vpn)
+    kernel.f.pgoff[head] = vma.index_of(vpn)
     kernel.f.entire[head] = 1
     bits = e.HUGE | e.ACCESSED
     if writable and vma.flags & VM.WRITE:
@@ -370,7 +372,7 @@ def _add_to_cache(kernel: Kernel, inode: AddressSpace, index: int, head: int) ->
     """hugetlb_add_to_page_cache(): the caller's reference becomes the cache's."""
     kernel.hugetlb.cache[inode.number, index] = head
     kernel.f.mapping[head] = inode.number
-    kernel.f.index[head] = index * HUGE
+    kernel.f.pgoff[head] = index * HUGE
     kernel.set_flags(head, KPF.DIRTY)
     kernel.get(head, _cache_refs(kernel) - 1)
 

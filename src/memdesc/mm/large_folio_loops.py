@@ -43,7 +43,7 @@ def split_columns(frames: Frames, pfn: int, new_order: int) -> None:
         f.order[head] = new_order
         f.refs[head] = refs
         f.mapping[head] = f.mapping[pfn]
-        f.index[head] = f.index[pfn] + head - pfn
+        f.pgoff[head] = f.pgoff[pfn] + head - pfn
         f.entire[head] = 0
         f.pins[head] = 0
         if listed:

@@ -44,7 +44,7 @@ def new_folio(
     f.order[pfn] = order
     f.kind[pfn] = _FOLIO
     f.mapping[pfn] = mapping
-    f.index[pfn] = index
+    f.pgoff[pfn] = index
     for page in range(1, 1 << order):
         f.offset[pfn + page] = page
         f.kind[pfn + page] = _FOLIO

@@ -81,7 +81,7 @@ def free_folio(m: State, s: SlabState, f: Frames, pfn: int) -> None:
     f.entire[pfn] = 0
     f.pins[pfn] = 0
     f.mapping[pfn] = 0
-    f.index[pfn] = 0
+    f.pgoff[pfn] = 0
     f.order[pfn] = 0
     free_described(m, s, pfn, 0)
 

@@ -58,7 +58,7 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
     new = kernel.alloc_folio(kernel.type_at(head), kernel.order_of(head))
     f = kernel.f
     f.flags[new] = int(f.flags[head]) & _COPIED
-    f.mapping[new], f.index[new] = f.mapping[head], f.index[head]
+    f.mapping[new], f.pgoff[new] = f.mapping[head], f.pgoff[head]
     for page in range(pages):
         f.content[new + page] = f.content[head + page]
         f.maps[new + page], f.maps[head + page] = f.maps[head + page], 0
@@ -114,7 +114,7 @@ def _move_cache(kernel: Kernel, head: int, new: int, pages: int) -> None:
         kernel.mappings[int(f.mapping[head])].pfn = new
     elif (cache := _cache_of(kernel, head)) is not None:
         for page in range(pages):
-            cache[int(f.index[head]) + page] = new + page
+            cache[int(f.pgoff[head]) + page] = new + page
         f.mapping[head] = 0
         if flags & KPF.PRIVATE:
             kernel.clear_flags(head, int(KPF.PRIVATE | KPF.DIRTY))

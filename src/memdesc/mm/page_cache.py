@@ -61,7 +61,7 @@ def add_folio(
 def remove_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
     """filemap_remove_folio(): out of the cache; who still holds it keeps it without a file."""
     head = kernel.head(pfn)
-    index, pages = int(kernel.f.index[head]), 1 << int(kernel.f.order[head])
+    index, pages = int(kernel.f.pgoff[head]), 1 << int(kernel.f.order[head])
     detach_private(kernel, head)
     for page in range(pages):
         del mapping.pages[index + page]
@@ -192,7 +192,7 @@ def _held(kernel: Kernel) -> Iterator[tuple[int, int]]:
         for index, pfn in mapping.pages.items():
             head = kernel.head(pfn)
             assert int(kernel.f.mapping[head]) == mapping.number, f"frame {pfn:#x}: another file"
-            assert int(kernel.f.index[head]) + pfn - head == index, f"frame {pfn:#x}: index"
+            assert int(kernel.f.pgoff[head]) + pfn - head == index, f"frame {pfn:#x}: index"
             yield head, 1 + (pfn == head and bool(kernel.f.flags[head] & _PRIVATE))
 
 

@@ -245,7 +245,7 @@ def futex_key(kernel: Kernel, process: Process, vpn: int, *, shared: bool = True
     if kernel.flags(pfn) & (KPF.ANON | KPF.ZERO_PAGE):
         key: FutexKey = ("private", id(process.mm), vpn)
     else:
-        key = ("shared", int(kernel.f.mapping[head]), int(kernel.f.index[head]) + pfn - head)
+        key = ("shared", int(kernel.f.mapping[head]), int(kernel.f.pgoff[head]) + pfn - head)
     put_pages(kernel, pages)
     return key
 

@@ -145,7 +145,7 @@ def _async(kernel: Kernel, file: OpenFile, index: int, wanted: int) -> None:
     if not ra["pages"] or kernel.flags(pfn) & KPF.WRITEBACK:
         return
     kernel.clear_flags(pfn, _MARKER)
-    head_index = int(kernel.f.index[kernel.head(pfn)])
+    head_index = int(kernel.f.pgoff[kernel.head(pfn)])
     order = kernel.order_of(pfn)
     limit = max(ra["pages"], min(wanted, kernel.rules.device_io_pages))
     if head_index == (ra["start"] + ra["size"] - ra["async"]) >> order << order:

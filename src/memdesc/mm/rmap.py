@@ -135,7 +135,7 @@ def mappings_of(kernel: Kernel, pfn: int) -> Iterator[tuple[Mm, Vma, int]]:
             if e.is_present(entry) and e.pfn_of(entry) == pfn:
                 yield mm, vma, vpn
         return
-    index = int(kernel.f.index[head]) + pfn - head
+    index = int(kernel.f.pgoff[head]) + pfn - head
     for mm, vma in tuple(kernel.mappings[number].vmas):
         vpn = vma.vpn_of(index)
         if vpn is None:

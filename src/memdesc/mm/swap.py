@@ -162,7 +162,7 @@ def map_anon(kernel: Kernel, vma: Vma, vpn: int, pfn: int, *, exclusive: bool) -
     if not kernel.f.mapping[head]:
         owner = vma.anon_vma if exclusive else vma.anon_vma.root
         kernel.f.mapping[head] = owner.number
-        kernel.f.index[head] = vma.index_of(vpn)
+        kernel.f.pgoff[head] = vma.index_of(vpn)
     kernel.set_flags(head, int(KPF.ANON))
     kernel.f.maps[pfn] += 1
     if exclusive:
@@ -191,7 +191,7 @@ def ksm_copy(kernel: Kernel, vma: Vma, vpn: int, pfn: int) -> int:
     else:
         assert vma.anon_vma is not None
         same = kernel.mappings[number].root is vma.anon_vma.root
-        if same and int(kernel.f.index[head]) + pfn - head == vma.index_of(vpn):
+        if same and int(kernel.f.pgoff[head]) + pfn - head == vma.index_of(vpn):
             return 0
     from memdesc.mm.wp import new_anon_page
 

@@ -68,7 +68,7 @@ def shmem_writepage(kernel: Kernel, mapping: AddressSpace, head: int) -> bool:
     if not add_to_swap(kernel, head):
         return False
     device = device_of(kernel)
-    index = int(kernel.f.index[head])
+    index = int(kernel.f.pgoff[head])
     for page in kernel.pages_of(head):
         slot = device.slots[page]
         mapping.swapped[index + page - head] = slot
@@ -91,7 +91,7 @@ def shmem_swapin(kernel: Kernel, mapping: AddressSpace, index: int) -> int:
     kernel.get(pfn)
     del mapping.swapped[index]
     kernel.f.mapping[pfn] = mapping.number
-    kernel.f.index[pfn] = index
+    kernel.f.pgoff[pfn] = index
     mapping.pages[index] = pfn
     # The page cache's reference is the one that was taken above.
     put_slot(kernel, slot)

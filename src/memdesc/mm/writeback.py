@@ -222,7 +222,7 @@ def _write_folio(kernel: Kernel, mapping: AddressSpace, head: int) -> None:
         # So that its buffers are dirty (folio_clear_dirty_for_io).
         kernel.set_flags(head, KPF.DIRTY)
     kernel.clear_flags(head, KPF.DIRTY | KPF.ERROR)
-    index = int(kernel.f.index[head])
+    index = int(kernel.f.pgoff[head])
     pages = [page for page in kernel.pages_of(head) if index + page - head < mapping.pages_in_size]
     if not kernel.flags(head) & KPF.PRIVATE:
         # fs/ext4/inode.c:mpage_prepare_extent_to_map: somebody dirtied it past page_mkwrite.
