@@ -46,6 +46,7 @@ types: $(VENV)/.ready-dev ## two strict type checkers
 docs: $(VENV)/.ready-dev ## regenerate the reference pages from the data
 	@$(BIN)/python -m memdesc.kernels.type_table > docs/reference/types.md
 	@$(BIN)/python -m memdesc.scenarios.grammar docs/scenarios.md
+	@$(BIN)/python -m memdesc.scenarios.index scenarios/README.md
 
 bench: $(VENV)/.ready-dev ## measure, side by side with page-types
 	@$(BIN)/python -m benchmarks

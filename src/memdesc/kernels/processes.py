@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from memdesc.kernels.release import KernelRelease, behaviour_of
 
-__all__ = ["ProcessRules", "process_rules"]
+__all__ = ["ProcessRules", "is_modelled", "process_rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +284,11 @@ class ProcessRules:
     faults_map_whole_folios: bool
     """A fault maps all pages of a large folio of a file: `mm/memory.c:finish_fault @7.2`; @6.12
     only of anonymous shared memory."""
+
+
+def is_modelled(release: KernelRelease) -> bool:
+    """Whether a release is not older than the oldest whose sources were read."""
+    return (release.major, release.minor) >= (6, 1)
 
 
 def process_rules(release: KernelRelease) -> ProcessRules:

@@ -71,8 +71,8 @@ TABLE_ENTRIES: Final = 1 << ENTRIES_SHIFT
 INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE, UNEVICTABLE_LIST = range(5)
 LISTS: Final = 5
 
-BATCH_ADD, BATCH_LAZYFREE, BATCH_DEACTIVATE, BATCH_ACTIVATE, BATCH_MLOCK = range(5)
-BATCHES: Final = 5
+BATCH_ADD, BATCH_LAZYFREE, BATCH_DEACTIVATE, BATCH_ACTIVATE = range(4)
+BATCHES: Final = 4
 BATCH_ROOM: Final = 32
 
 C_BATCH = 0
@@ -84,7 +84,6 @@ C_ZERO_PFN = 3
 C_HUGE_ZERO_PFN = 4
 C_LIST_COUNT = 8
 """Folios of each LRU list: 8 to 12."""
-C_PIN_BIAS = 16
 
 ANON_NEW: Final = int(KPF.UPTODATE | KPF.ANON | KPF.SWAPBACKED | KPF.OWNER_2)
 """A freshly faulted anonymous folio."""
@@ -99,7 +98,7 @@ PIN_BIAS: Final = 1024
 def empty_frames(frames: int, batch: int) -> Frames:
     """Nothing is used yet. Untouched columns cost no memory."""
     cell = np.zeros(64, np.int64)
-    cell[C_BATCH], cell[C_FRAMES], cell[C_PIN_BIAS] = batch, frames, PIN_BIAS
+    cell[C_BATCH], cell[C_FRAMES] = batch, frames
     cell[C_ZERO_PFN] = cell[C_HUGE_ZERO_PFN] = -1
     links = [np.zeros(frames + LISTS, np.int32) for _ in range(2)]
     for link in links:

@@ -348,9 +348,7 @@ def _is_owner(kernel: Kernel, mm: Mm, vma: Vma) -> bool:
     return first[0] is mm and not vma.flags & VM.NORESERVE
 
 
-def _unmap(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pmd: Pmd, *, copied: bool = False
-) -> None:
+def _unmap(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pmd: Pmd, *, copied: bool = False) -> None:
     """An entry goes; a dirty one makes the page dirty, anonymous or not, unless it was `copied`."""
     entry, pmd.huge = pmd.huge, 0
     if not e.is_present(entry):

@@ -24,6 +24,7 @@ from memdesc.kernels.processes import process_rules
 from memdesc.kernels.release import KernelRelease
 from memdesc.mm import ksm, loops, lru
 from memdesc.mm.frames import (
+    BATCH_ROOM,
     BATCHES,
     C_LRU_GEN,
     C_ZERO_PFN,
@@ -240,7 +241,7 @@ class Kernel:
 
     def drain(self) -> None:
         """lru_add_drain()."""
-        if any(self.f.batch[which * 32] for which in range(BATCHES)):
+        if any(self.f.batch[which * BATCH_ROOM] for which in range(BATCHES)):
             lru.drain_all(*self.columns)
         if self.mlock.waiting:
             from memdesc.mm.mlock import drain

@@ -18,7 +18,6 @@ from memdesc.mm.frames import (
     BATCH_ADD,
     BATCH_DEACTIVATE,
     BATCH_LAZYFREE,
-    BATCH_MLOCK,
     BATCH_ROOM,
     BATCHES,
     C_BATCH,
@@ -167,9 +166,6 @@ def _move(f: Frames, pfn: int, which: int) -> None:
                 f.flags[pfn] = (flags | _UNEVICTABLE) & ~_ACTIVE
             lru_link(f, pfn)
         return
-    if which == BATCH_MLOCK:
-        _move_mlocked(f, pfn, flags)
-        return
     if flags & _LRU == 0 or flags & _UNEVICTABLE:
         return
     if which == BATCH_LAZYFREE:
@@ -185,22 +181,6 @@ def _move(f: Frames, pfn: int, which: int) -> None:
         lru_unlink(f, pfn)
         f.flags[pfn] |= _ACTIVE
         lru_link(f, pfn)
-
-
-@helper
-def _move_mlocked(f: Frames, pfn: int, flags: int) -> None:
-    """mm/mlock.c:__mlock_folio, __munlock_folio: by what MLOCKED says now."""
-    wanted = flags & _MLOCKED != 0
-    if flags & _LRU:
-        if wanted == (flags & _UNEVICTABLE != 0):
-            return
-        lru_unlink(f, pfn)
-        f.flags[pfn] &= ~(_ACTIVE | _UNEVICTABLE)
-    elif f.kind[pfn] != _FOLIO:
-        return
-    if wanted:
-        f.flags[pfn] |= _UNEVICTABLE
-    lru_link(f, pfn)
 
 
 @compiled

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memdesc.errors import QuestionError
+from memdesc.kernels.processes import is_modelled
 from memdesc.kernels.release import KernelRelease
 from memdesc.scenarios.reader import SERIES
 from memdesc.scenarios.run import Runner
@@ -58,7 +59,7 @@ def model_of_here() -> Where:
     it yet. Raises QuestionError before 6.1.
     """
     release = KernelRelease.parse(os.uname().release)
-    if (release.major, release.minor) < (6, 1):
+    if not is_modelled(release):
         raise QuestionError(
             f"this machine runs {release}, and the model begins with 6.1",
             hint="run it alone: memdesc scenario run FILE --on here; or compare in guests",
