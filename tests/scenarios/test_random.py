@@ -63,13 +63,13 @@ def test_random_steps_are_the_same_on_a_real_kernel():
     series = SERIES[datetime.datetime.now(datetime.UTC).date().toordinal() % len(SERIES)]
     with VmRunner(series) as kernel:
         for seed in (31, 32):
-            text = random_scenario(seed, 150)
+            text = random_scenario(seed, 80)
             scenario = read_text(text, Path("random.md"))[0]
             real = run_scenario(kernel, scenario, f"vm:{series}")
             mine = run_scenario(ModelRunner(series), scenario, f"model:{series}")
             difference = first_difference(mine, real)
             assert difference is None, f"{difference}\n\n{text}"
-            assert len(real.records) == 150
+            assert len(real.records) == 80
 
 
 def test_the_same_seed_gives_the_same_steps():

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "scenarios"
 SCENARIOS = [s for path in sorted(FOLDER.glob("*/*.md")) for s in read_file(path)]
 TOPICS = sorted({scenario.path.parent.name for scenario in SCENARIOS})
-DAYS = 8
+DAYS = 30
 """After so many days a kernel has played all of them."""
 
 
