@@ -20,7 +20,7 @@ from memdesc.scenarios.kernel_run import (
     BrokenRunError,
     HereRunner,
     VmRunner,
-    agent_files,
+    actor_files,
     played_of,
     request_of,
 )
@@ -103,14 +103,14 @@ def test_a_disk_that_may_fail_loses_its_free_blocks_and_nothing_else() -> None:
 
 
 def test_a_guest_gets_every_module_as_source_and_compiled() -> None:
-    names = {Path(path).name for path in agent_files()}
-    modules = {path.stem for path in kernel_run.AGENT_FOLDER.glob("*.py")}
+    names = {Path(path).name for path in actor_files()}
+    modules = {path.stem for path in kernel_run.ACTOR_FOLDER.glob("*.py")}
     assert {name.split(".")[0] for name in names if name.endswith(".pyc")} == modules
     assert {Path(name).stem for name in names if name.endswith(".py")} == modules
 
 
-def test_the_agent_needs_nothing_but_the_standard_library() -> None:
-    for source in kernel_run.AGENT_FOLDER.glob("*.py"):
+def test_the_actor_needs_nothing_but_the_standard_library() -> None:
+    for source in kernel_run.ACTOR_FOLDER.glob("*.py"):
         words = {line.split()[1] for line in source.read_text().splitlines() if "import " in line
                  and line.lstrip().split()[0] in ("from", "import")}  # fmt: skip
         assert not {w for w in words if w.split(".")[0] in ("memdesc", "numpy")}, source.name

@@ -1,6 +1,6 @@
 """A scenario on a real kernel: in a guest, or on this machine.
 
-The whole scenario runs in one go: `start` sends all steps to the program in `agent`, which does
+The whole scenario runs in one go: `start` sends all steps to the program in `actor`, which does
 them and looks after each; `do` and `see` then tell what came of one step after the other.
 """
 
@@ -37,21 +37,21 @@ from memdesc.vm.initramfs import module_files
 from memdesc.vm.kernels import fetch
 
 __all__ = [
-    "AGENT_FOLDER",
+    "ACTOR_FOLDER",
     "BrokenRunError",
     "HereRunner",
     "KernelRunner",
     "Played",
     "SkippedError",
     "VmRunner",
-    "agent_files",
+    "actor_files",
     "guest_program",
     "module_contents",
     "played_of",
     "request_of",
 ]
 
-AGENT_FOLDER: Final = Path(__file__).with_name("agent")
+ACTOR_FOLDER: Final = Path(__file__).with_name("actor")
 
 _ARENA: Final = (FIRST_SLOT, FIRST_SLOT + (1 << 44))
 _GUEST_FOLDER = "/run/scenario"
@@ -111,7 +111,7 @@ class KernelRunner:
         """Nothing of a scenario is left after `start`."""
 
     def play(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Let the agent do what `request_of` made; its answer."""
+        """Let the actor do what `request_of` made; its answer."""
         raise NotImplementedError
 
     def modules(self, names: Sequence[str]) -> list[bytes]:
@@ -160,7 +160,7 @@ class VmRunner(KernelRunner):
         if not self._ready:
             if self._own:
                 guest.__enter__()
-            for path, content in agent_files().items():
+            for path, content in actor_files().items():
                 guest.push(content, path)
             guest.savevm(_STATE)
             self._ready = True
@@ -193,7 +193,7 @@ class HereRunner(KernelRunner):
                 line=None,
                 hint="run it with sudo, or in a guest: --on vm:6.12",
             )
-        command = [sys.executable, "-s", "-m", AGENT_FOLDER.name]
+        command = [sys.executable, "-s", "-m", ACTOR_FOLDER.name]
         with tempfile.TemporaryDirectory(prefix="memdesc-scenario-") as folder:
             # Beside the processes' own memory nothing of this machine is written.
             done = subprocess.run(  # noqa: S603 - our own program
@@ -202,7 +202,7 @@ class HereRunner(KernelRunner):
                 capture_output=True,
                 text=True,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(AGENT_FOLDER.parent)},
+                env={**os.environ, "PYTHONPATH": str(ACTOR_FOLDER.parent)},
                 timeout=_SECONDS,
                 check=False,
             )
@@ -219,7 +219,7 @@ class HereRunner(KernelRunner):
 def request_of(
     plan: Plan, modules: Callable[[Sequence[str]], list[bytes]] = lambda _: []
 ) -> dict[str, Any]:
-    """What the agent is sent for a plan; `modules` gives kernel modules by their names."""
+    """What the actor is sent for a plan; `modules` gives kernel modules by their names."""
     steps = [step.as_json() for step in plan.steps]
     request: dict[str, Any] = {
         "steps": steps,
@@ -237,7 +237,7 @@ def request_of(
 
 @dataclass(frozen=True)
 class Played:
-    """What an agent answered."""
+    """What an actor answered."""
 
     steps: tuple[tuple[Outcome, Seen], ...]
     """As far as it came."""
@@ -246,7 +246,7 @@ class Played:
 
 
 def played_of(answer: Mapping[str, Any]) -> Played:
-    """Read an agent's answer. Raises SkippedError where it refused a step."""
+    """Read an actor's answer. Raises SkippedError where it refused a step."""
     line = answer.get("line")
     if "refused" in answer:
         raise SkippedError(f"skipped: {answer['refused']}", line=line)
@@ -276,15 +276,15 @@ def played_of(answer: Mapping[str, Any]) -> Played:
 
 
 @functools.cache
-def agent_files() -> dict[str, bytes]:
-    """The agent's modules by the path that they have in a guest.
+def actor_files() -> dict[str, bytes]:
+    """The actor's modules by the path that they have in a guest.
 
     They come compiled, because a guest has the same Python and takes half a second for it.
     """
     files: dict[str, bytes] = {}
-    for source in sorted(AGENT_FOLDER.glob("*.py")):
-        path = f"{_GUEST_FOLDER}/{AGENT_FOLDER.name}/{source.name}"
-        with tempfile.TemporaryDirectory(prefix="memdesc-agent-") as folder:
+    for source in sorted(ACTOR_FOLDER.glob("*.py")):
+        path = f"{_GUEST_FOLDER}/{ACTOR_FOLDER.name}/{source.name}"
+        with tempfile.TemporaryDirectory(prefix="memdesc-actor-") as folder:
             compiled = py_compile.compile(
                 str(source),
                 cfile=str(Path(folder) / "module.pyc"),
@@ -303,7 +303,7 @@ def guest_program() -> str:
     return (
         "import json, sys\n"
         f"sys.path.insert(0, {_GUEST_FOLDER!r})\n"
-        f"from {AGENT_FOLDER.name}.controller import play\n"
+        f"from {ACTOR_FOLDER.name}.controller import play\n"
         f"with open({_GUEST_FOLDER!r} + '/request.json') as file:\n"
         "    request = json.load(file)\n"
         "result = play(request)\n"

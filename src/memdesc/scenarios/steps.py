@@ -1,7 +1,7 @@
 """The verbs of scenarios, as a table.
 
 Everything else goes by this table: the reader, the documentation of the language, the model
-(`model_verbs`) and the program that does the steps on a real kernel (`agent`). A new verb is a
+(`model_verbs`) and the program that does the steps on a real kernel (`actor`). A new verb is a
 row here and a function on both sides.
 
 The settings that `knob` takes are a table of their own (`knobs`); what a step holds is in `step`.

@@ -87,7 +87,7 @@ def _writeprotect(
 
 
 def _ctx_of(process: Process, vpn: int) -> UserfaultfdCtx:
-    """The descriptor that an address was registered with; the agent looks in the same order."""
+    """The descriptor that an address was registered with; the actor looks in the same order."""
     for ctx in reversed(process.userfaults):
         if any(first <= vpn < end for first, end in ctx.ranges):
             return ctx

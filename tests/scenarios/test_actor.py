@@ -15,14 +15,14 @@ import pytest
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.pagemap import PM
-from memdesc.scenarios.agent import calls, controller, frames, knobs, look, memory, verbs
-from memdesc.scenarios.agent.access import PAGE, Access, Fault
+from memdesc.scenarios.actor import calls, controller, frames, knobs, look, memory, verbs
+from memdesc.scenarios.actor.access import PAGE, Access, Fault
 from memdesc.scenarios.places import FIRST_SLOT
 from memdesc.scenarios.steps import ADVICE, KNOBS, VERBS
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux",
-    reason="the agent's machine code is for Linux on x86-64",
+    reason="the actor's machine code is for Linux on x86-64",
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="frame numbers are shown to root only")
 
