@@ -1,10 +1,10 @@
-"""`memdesc model`: one subcommand per module, each with `HELP`, `EXAMPLES`, `arguments`, `run`."""
+"""`memdesc model`: one module per action."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-from typing import Any
+
+from memdesc.cli.subcommands import add_subcommands, run_subcommand
 
 DESCRIPTION = (
     "An executable model of the kernel's page allocator, and of pages that carry memdescs."
@@ -25,21 +25,8 @@ EXAMPLES = """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, module in _SUBCOMMANDS.items():
-        found: Any = importlib.import_module(module)
-        sub = commands.add_parser(
-            name,
-            help=found.HELP,
-            description=found.DESCRIPTION,
-            epilog="examples:\n" + found.EXAMPLES.strip("\n"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        found.arguments(sub)
+    add_subcommands(parser, _SUBCOMMANDS)
 
 
 def run(options: argparse.Namespace) -> int:
-    module: Any = importlib.import_module(_SUBCOMMANDS[options.action])
-    code: int = module.run(options)
-    return code
+    return run_subcommand(options, _SUBCOMMANDS)

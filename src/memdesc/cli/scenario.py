@@ -1,10 +1,10 @@
-"""`memdesc scenario`: one subcommand per module, as in `cli/model.py`."""
+"""`memdesc scenario`: one module per action."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-from typing import Any
+
+from memdesc.cli.subcommands import add_subcommands, run_subcommand
 
 DESCRIPTION = (
     "Scenario files: steps of processes on memory, with what must be seen after them. One file is\n"
@@ -32,21 +32,8 @@ EXAMPLES = """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, module in _SUBCOMMANDS.items():
-        found: Any = importlib.import_module(module)
-        sub = commands.add_parser(
-            name,
-            help=found.HELP,
-            description=found.DESCRIPTION,
-            epilog="examples:\n" + found.EXAMPLES.strip("\n"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        found.arguments(sub)
+    add_subcommands(parser, _SUBCOMMANDS)
 
 
 def run(options: argparse.Namespace) -> int:
-    module: Any = importlib.import_module(_SUBCOMMANDS[options.action])
-    code: int = module.run(options)
-    return code
+    return run_subcommand(options, _SUBCOMMANDS)

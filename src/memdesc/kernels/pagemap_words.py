@@ -34,6 +34,10 @@ class PTE:
     """Bits of a page-table entry, at every level."""
 
     PRESENT: Final = 1 << 0
+    RW: Final = 1 << 1
+    USER: Final = 1 << 2
+    ACCESSED: Final = 1 << 5
+    DIRTY: Final = 1 << 6
     UFFD_WP_SWAP: Final = 1 << 2
     """Of an entry that is not present: _PAGE_SWP_UFFD_WP."""
     SOFT_DIRTY_SWAP: Final = 1 << 1
@@ -47,7 +51,10 @@ class PTE:
     UFFD_WP: Final = 1 << 10
     SOFT_DIRTY: Final = 1 << 11
     PFN: Final = ((1 << 52) - 1) & ~0xFFF
-    ERRATUM: Final = 1 << 5 | 1 << 6
+    PFN_SHIFT: Final = 12
+    EXCLUSIVE_SWAP: Final = 1 << 3
+    """_PAGE_SWP_EXCLUSIVE."""
+    ERRATUM: Final = ACCESSED | DIRTY
     """Accessed and dirty: some processors set them in an empty entry (_PAGE_KNL_ERRATUM_MASK)."""
 
 

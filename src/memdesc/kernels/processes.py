@@ -1,7 +1,9 @@
 """How the memory of processes differs between kernel releases: faults, fork, batches, calls.
 
-Sources: `mm/` of 6.1.192, 6.12.117 (Debian's build, with what was ported back) and 7.2.13.  A
-release between those that were read counts as the nearest older one.
+Sources: `mm/` of 6.1.192, 6.12.117 (Debian's build, with what was ported back) and 7.2.13; these
+three are what the rules were held against (`scenarios/`).  A rule that differs between two of them
+changed somewhere between: the release that `process_rules` compares with is the one in which the
+kernel's history is believed to have it, and nobody has tried that on the releases in between.
 
 >>> process_rules(KernelRelease.parse("6.12.117")).lru_batch
 31

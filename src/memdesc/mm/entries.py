@@ -17,34 +17,34 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from memdesc.kernels.pagemap_words import PTE
+
 __all__ = [
-    "ACCESSED", "DIRTY", "EXCLUSIVE_SWAP", "HUGE", "NONE_ENTRY", "PRESENT", "PROTNONE", "RW",
+    "ACCESSED", "DIRTY", "EXCLUSIVE_SWAP", "HUGE", "NONE_ENTRY", "PFN_MASK", "PFN_SHIFT",
+    "PRESENT", "PROTNONE", "RW",
     "SOFT_DIRTY", "SOFT_DIRTY_SWAP", "SPECIAL", "UFFD_WP", "UFFD_WP_SWAP", "USER", "Marker",
     "SwapType", "is_present", "not_present", "pfn_of", "present", "swap_offset", "swap_type",
 ]  # fmt: skip
 
 NONE_ENTRY: Final = 0
-PRESENT: Final = 1 << 0
-RW: Final = 1 << 1
-USER: Final = 1 << 2
-ACCESSED: Final = 1 << 5
-DIRTY: Final = 1 << 6
-HUGE: Final = 1 << 7
-"""_PAGE_PSE: of an entry of the PMD level."""
-PROTNONE: Final = 1 << 8
-"""With PRESENT clear: the page is there and may not be touched (PROT_NONE)."""
-SPECIAL: Final = 1 << 9
-"""vm_normal_page() is NULL: the zero page, or no struct page."""
-UFFD_WP: Final = 1 << 10
-SOFT_DIRTY: Final = 1 << 11
+PRESENT: Final = PTE.PRESENT
+RW: Final = PTE.RW
+USER: Final = PTE.USER
+ACCESSED: Final = PTE.ACCESSED
+DIRTY: Final = PTE.DIRTY
+HUGE: Final = PTE.HUGE
+PROTNONE: Final = PTE.PROTNONE
+SPECIAL: Final = PTE.SPECIAL
+UFFD_WP: Final = PTE.UFFD_WP
+SOFT_DIRTY: Final = PTE.SOFT_DIRTY
+PFN_MASK: Final = PTE.PFN
+PFN_SHIFT: Final = PTE.PFN_SHIFT
 
-SOFT_DIRTY_SWAP: Final = 1 << 1
-UFFD_WP_SWAP: Final = 1 << 2
-EXCLUSIVE_SWAP: Final = 1 << 3
-"""Bits of entries that are not present (`_PAGE_SWP_...`)."""
+SOFT_DIRTY_SWAP: Final = PTE.SOFT_DIRTY_SWAP
+UFFD_WP_SWAP: Final = PTE.UFFD_WP_SWAP
+EXCLUSIVE_SWAP: Final = PTE.EXCLUSIVE_SWAP
+"""Bits of entries that are not present."""
 
-_PFN_SHIFT: Final = 12
-_PFN_MASK: Final = (1 << 52) - (1 << 12)
 _OFFSET_SHIFT: Final = 14
 _OFFSET_MASK: Final = (1 << 43) - 1
 _TYPE_SHIFT: Final = 57
@@ -73,7 +73,7 @@ class Marker(IntEnum):
 
 def present(pfn: int, bits: int) -> int:
     """A present entry with USER set."""
-    return pfn << _PFN_SHIFT | PRESENT | USER | bits
+    return pfn << PFN_SHIFT | PRESENT | USER | bits
 
 
 def is_present(entry: int) -> bool:
@@ -83,7 +83,7 @@ def is_present(entry: int) -> bool:
 
 def pfn_of(entry: int) -> int:
     """The frame of a present entry."""
-    return (entry & _PFN_MASK) >> _PFN_SHIFT
+    return (entry & PFN_MASK) >> PFN_SHIFT
 
 
 def not_present(kind: SwapType, offset: int, bits: int = 0) -> int:

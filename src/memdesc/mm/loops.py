@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.entries import ACCESSED, DIRTY, PRESENT, PROTNONE, RW, SPECIAL
+from memdesc.mm.entries import ACCESSED, DIRTY, PFN_MASK, PFN_SHIFT, PRESENT, PROTNONE, RW, SPECIAL
 from memdesc.mm.frames import ANON_NEW, PIN_BIAS, Frames, Kind
 from memdesc.mm.lru import lru_add, put_refs
 from memdesc.model.compiled import compiled, hot, pointers
@@ -26,8 +26,6 @@ NO_MEMORY: Final = -1
 _FOLIO: Final = Kind.FOLIO
 _ANON: Final = int(KPF.ANON)
 _OWNER_2: Final = int(KPF.OWNER_2)
-_PFN_SHIFT: Final = 12
-_PFN_MASK: Final = (1 << 52) - (1 << 12)
 _HERE: Final = PRESENT | PROTNONE
 
 
@@ -81,7 +79,7 @@ def populate_anon(
         f.content[pfn] = content
         f.maps[pfn] = 1
         lru_add(m, s, f, pfn)
-        f.entries[first + i] = pfn << _PFN_SHIFT | bits
+        f.entries[first + i] = pfn << PFN_SHIFT | bits
     return count
 
 
@@ -105,7 +103,7 @@ def copy_entries(
         if entry & SPECIAL:
             f.entries[target + i] = entry
             continue
-        pfn = (entry & _PFN_MASK) >> _PFN_SHIFT
+        pfn = (entry & PFN_MASK) >> PFN_SHIFT
         if f.order[pfn] != 0 or f.offset[pfn] != 0 or f.kind[pfn] != _FOLIO:
             return i
         flags = f.flags[pfn]
@@ -135,7 +133,7 @@ def zap_anon(state: State, slabs: SlabState, frames: Frames, first: int, count: 
         if entry & _HERE == 0:
             return i
         if entry & SPECIAL == 0:
-            pfn = (entry & _PFN_MASK) >> _PFN_SHIFT
+            pfn = (entry & PFN_MASK) >> PFN_SHIFT
             if f.order[pfn] != 0 or f.offset[pfn] != 0 or f.flags[pfn] & _ANON == 0:
                 return i
             f.maps[pfn] -= 1

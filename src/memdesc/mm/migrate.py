@@ -25,7 +25,6 @@ _COPIED: Final = int(
     KPF.UPTODATE | KPF.REFERENCED | KPF.ACTIVE | KPF.UNEVICTABLE | KPF.DIRTY | KPF.SWAPBACKED
     | KPF.ANON | KPF.KSM | KPF.PRIVATE
 )  # fmt: skip
-_PFN_BITS: Final = (1 << 52) - (1 << 12)
 
 
 def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
@@ -69,10 +68,10 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
         assert pmd is not None
         if not pmd.huge:
             entry = mm.tables.entry(vpn)
-            mm.tables.set(vpn, entry & ~_PFN_BITS | new + page << 12)
+            mm.tables.set(vpn, entry & ~e.PFN_MASK | new + page << e.PFN_SHIFT)
         elif id(pmd) not in moved:
             moved.add(id(pmd))
-            pmd.huge = pmd.huge & ~_PFN_BITS | new << 12
+            pmd.huge = pmd.huge & ~e.PFN_MASK | new << e.PFN_SHIFT
     for page in range(pages):
         if flags & KPF.ANON and exclusive[page]:
             kernel.set_exclusive(head + page, False)

@@ -78,7 +78,7 @@ def can_change_pte_writable(kernel: Kernel, vma: Vma, row: NDArray[np.int64]) ->
     if vma.flags & VM.SHARED or kernel.rules.mprotect_wants_dirty:
         may &= row & e.DIRTY != 0
     if not vma.flags & VM.SHARED:
-        pages = (row & ((1 << 52) - 1)) >> 12
+        pages = (row & e.PFN_MASK) >> e.PFN_SHIFT
         flags = array(kernel.f.flags)
         heads = pages - array(kernel.f.offset)[pages]
         may &= (row & e.SPECIAL == 0) & (flags[heads] & int(KPF.ANON) != 0)

@@ -119,6 +119,11 @@ class ModelRunner:
             self._contents.append(word)
         return number
 
+    def contents(self, args: Mapping[str, Any], pages: int) -> list[int]:
+        """The model's numbers of a TAGS argument: one per page, or one for all of them."""
+        words = args["content"]["words"]
+        return [self.content(word) for word in (words * pages if len(words) == 1 else words)]
+
     def word(self, content: int) -> int:
         """The word that fills a page of that content."""
         return self._contents[content & ~PARTLY]

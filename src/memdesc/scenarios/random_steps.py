@@ -42,6 +42,8 @@ _MOST_PROCESSES: Final = 5
 _MOST_MAPPINGS: Final = 10
 _MOST_HELD: Final = 6
 _TAGS: Final = "ABCD"
+_ALONE: Final = {"ksm": "ksm scan 3"}
+"""Kinds that no process does."""
 _ADVICE: Final = (
     *("dontneed", "free", "cold", "willneed", "random", "normal", "sequential", "mergeable"),
     *("unmergeable", "populate_read", "populate_write", "dontfork", "dofork", "wipeonfork"),
@@ -122,8 +124,10 @@ class _Writer:
         if not self.mappings:
             return self.begin()
         process = self.chance.choice(sorted(self.mappings))
+        if kind in _ALONE:
+            return _ALONE[kind]
         text = getattr(self, f"_{kind}")(process)
-        return f"{process}: {text}" if text and ":" not in text.split()[0] else self._plain(text)
+        return f"{process}: {text}" if text else ""
 
     # --- one kind of step each -----------------------------------------------------------
 
@@ -203,9 +207,6 @@ class _Writer:
     def _copy_to(self, process: str) -> str:
         return self._on(process, "copy_to", self._tag())
 
-    def _ksm(self, process: str) -> str:
-        return "ksm: scan 3"
-
     def _reclaim(self, process: str) -> str:
         return self._on(process, "reclaim")
 
@@ -229,10 +230,6 @@ class _Writer:
         return self._in_file(process, "punch")
 
     # --- parts of lines ------------------------------------------------------------------
-
-    def _plain(self, text: str) -> str:
-        """A step of nobody in particular is written "verb: rest" above."""
-        return text.replace(":", "", 1)
 
     def _name(self, prefix: str) -> str:
         self.names += 1

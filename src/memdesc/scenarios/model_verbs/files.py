@@ -105,9 +105,7 @@ def _punch(run: ModelRunner, process: Process, args: Args) -> Value:
 @verb("pwrite")
 def _pwrite(run: ModelRunner, process: Process, args: Args) -> Value:
     file, first, pages = extent_of(process, args["file"])
-    words = args["content"]["words"]
-    words = words * pages if len(words) == 1 else words
-    return page_cache.pwrite(run.kernel, file, first, [run.content(word) for word in words])
+    return page_cache.pwrite(run.kernel, file, first, run.contents(args, pages))
 
 
 @verb("pread")

@@ -135,9 +135,7 @@ def _read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 @verb("write")
 def _write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    words = args["content"]["words"]
-    for number, vpn in enumerate(vpns):
-        content = run.content(words[number if len(words) > 1 else 0])
+    for vpn, content in zip(vpns, run.contents(args, len(vpns)), strict=True):
         run.kernel.write(process, vpn, content)
     return None
 

@@ -22,12 +22,6 @@ from memdesc.scenarios.outcome import Value
 from memdesc.scenarios.places import PAGE
 
 
-def _contents(run: ModelRunner, args: Mapping[str, Any], pages: int) -> list[int]:
-    """The model's numbers of the contents, one per page."""
-    words = args["content"]["words"]
-    return [run.content(word) for word in (words * pages if len(words) == 1 else words)]
-
-
 def _words(run: ModelRunner, contents: tuple[int, ...]) -> Value:
     return tuple(run.word(content) for content in contents)
 
@@ -58,7 +52,7 @@ def _pin(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 @verb("pin_write")
 def _pin_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     held = process.pins[args["pin"]]
-    return int(held.write(run.kernel, _contents(run, args, len(held.pages))))
+    return int(held.write(run.kernel, run.contents(args, len(held.pages))))
 
 
 @verb("pin_read")
@@ -69,7 +63,7 @@ def _pin_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Va
 @verb("dma")
 def _dma(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    contents = _contents(run, args, len(vpns))
+    contents = run.contents(args, len(vpns))
     process.pins[args["pin"]] = begin_dma(run.kernel, process, vpns.start, contents)
     return None
 
@@ -92,7 +86,7 @@ def _peek(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 @verb("poke")
 def _poke(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    contents = _contents(run, args, len(vpns))
+    contents = run.contents(args, len(vpns))
     return process_vm_writev(run.kernel, _mm_of(run, args), vpns.start, contents)
 
 
@@ -105,7 +99,7 @@ def _ptrace_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) ->
 @verb("ptrace_write")
 def _ptrace_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    contents = _contents(run, args, len(vpns))
+    contents = run.contents(args, len(vpns))
     mm = _mm_of(run, args)
     return PAGE * len(access_remote_vm(run.kernel, mm, vpns.start, len(vpns), contents))
 
@@ -113,7 +107,7 @@ def _ptrace_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -
 @verb("copy_to")
 def _copy_to(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    contents = _contents(run, args, len(vpns))
+    contents = run.contents(args, len(vpns))
     return PAGE * copy_to_user(run.kernel, process, vpns.start, contents)
 
 

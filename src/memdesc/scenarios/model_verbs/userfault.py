@@ -45,12 +45,7 @@ def _unprotect(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> V
 def _copy(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     _ctx_of(process, vpns.start)
-    words = args["content"]["words"]
-    contents = [run.content(word) for word in words]
-    userfaultfd.copy(
-        run.kernel, process.mm, vpns.start,
-        contents if len(contents) > 1 else contents * len(vpns),
-    )  # fmt: skip
+    userfaultfd.copy(run.kernel, process.mm, vpns.start, run.contents(args, len(vpns)))
     return None
 
 
