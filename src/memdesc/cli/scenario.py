@@ -21,7 +21,7 @@ _SUBCOMMANDS = {
 """Name -> module. They import the model, which compiles, only when they run."""
 
 EXAMPLES = """
-  memdesc scenario list scenarios                  what there is
+  memdesc scenario list                            what there is
   memdesc scenario run FILE.md                     on the model of 6.12
   memdesc scenario run FILE.md --on vm:7.2         on a real kernel, in a guest
   memdesc scenario run FILE.md --step              every page after every step

@@ -26,14 +26,16 @@ __all__ = [
 ]
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """Add FILE..., which may be folders."""
+def add_files(parser: argparse.ArgumentParser, *, default: Path | None = None) -> None:
+    """Add FILE..., which may be folders; with a `default`, none need be named."""
+    text = "a Markdown file with ```scenario blocks, or a folder of them"
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*" if default else "+",
         type=Path,
+        default=[default] if default else None,
         metavar="FILE",
-        help="a Markdown file with ```scenario blocks, or a folder of them",
+        help=f"{text} (default: {default})" if default else text,
     )
 
 
@@ -50,7 +52,11 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
                 )
             found += below
         elif not path.exists():
-            raise NotReadableError(f"there is no file {path}", path=path)
+            raise NotReadableError(
+                f"there is no file {path}",
+                hint="memdesc's own scenarios are in the folder scenarios of its repository",
+                path=path,
+            )
         else:
             found.append(path)
     return list(dict.fromkeys(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from memdesc.cli.common import console, envelope, print_json, table
 from memdesc.cli.scenario_common import add_files, scenarios_of
@@ -13,13 +14,13 @@ DESCRIPTION = (
     "have steps of their own. Scenarios that change settings of the system only run in guests."
 )
 EXAMPLES = """
-  memdesc scenario list scenarios
-  memdesc scenario list scenarios/03-fork --json
+  memdesc scenario list
+  memdesc scenario list scenarios/04-fork-and-cow --json
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_files(parser)
+    add_files(parser, default=Path("scenarios"))
     parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
 
 
