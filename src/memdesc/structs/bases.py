@@ -103,7 +103,7 @@ def page_offset_base(kernel: Kernel) -> int:
     if isinstance(kernel.memory, BpfMemory):
         return _found_or_named(kernel, "page_offset_base", _live_direct_map)
     # Physical memory begins with RAM: the map's first page is there, or this is not the map.
-    return _named(kernel, "page_offset_base") or _default(
+    return kernel.find_variable("page_offset_base") or _default(
         kernel, "the direct map", _DIRECT_MAPS, "page_offset_base"
     )
 
@@ -115,7 +115,9 @@ def vmemmap_base(kernel: Kernel) -> int:
     """
     if isinstance(kernel.memory, BpfMemory):
         return _found_or_named(kernel, "vmemmap_base", _live_vmemmap)
-    return _named(kernel, "vmemmap_base") or _default(kernel, "vmemmap", _VMEMMAPS, "vmemmap_base")
+    return kernel.find_variable("vmemmap_base") or _default(
+        kernel, "vmemmap", _VMEMMAPS, "vmemmap_base"
+    )
 
 
 # --- how they are found ------------------------------------------------------------------
@@ -288,24 +290,13 @@ class OwnPages:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _named(kernel: Kernel, name: str) -> int | None:
-    """The value of a variable of 64 bits; None where its symbol is not known."""
-    address = kernel.symbols.address_of(name)
-    if address is None:
-        return None
-    try:
-        return kernel.u64(address)
-    except FaultError:
-        return None
-
-
 def _found_or_named(kernel: Kernel, name: str, find: Callable[[Kernel, BpfMemory], int]) -> int:
     """Finding takes 4 ms and proves itself; reading /proc/kallsyms takes 80."""
     assert isinstance(kernel.memory, BpfMemory)
     try:
         return find(kernel, kernel.memory)
     except (LayoutError, FaultError):
-        value = _named(kernel, name)
+        value = kernel.find_variable(name)
         if value is None:
             raise
         return value

@@ -134,6 +134,16 @@ class Kernel:
             raise LayoutError(f"the symbol {name} of {self.release} is not known")
         return address
 
+    def find_variable(self, name: str) -> int | None:
+        """The value of a 64-bit variable; None where its symbol, or its memory, is not there."""
+        address = self.symbols.address_of(name)
+        if address is None:
+            return None
+        try:
+            return self.u64(address)
+        except FaultError:
+            return None
+
     def load(self, struct: str, address: int) -> Object:
         """The `struct` at `address`, read once. Raises FaultError and LayoutError."""
         return Object(self, struct, address, self.memory.read(address, self.size_of(struct)))

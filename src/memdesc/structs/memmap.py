@@ -155,17 +155,6 @@ class MemMap:
 _Ranges = tuple[tuple[int, int], ...]
 
 
-def _variable(kernel: Kernel, name: str) -> int | None:
-    """The value of a variable of 64 bits; None where its symbol is not known."""
-    address = kernel.symbols.address_of(name)
-    if address is None:
-        return None
-    try:
-        return kernel.u64(address)
-    except FaultError:
-        return None
-
-
 def _from_mem_section(kernel: Kernel, layout: PageLayout) -> tuple[int, _Ranges, _Ranges] | None:
     """(vmemmap, online, offline) from the array of memory sections; None without its symbol.
 
@@ -174,7 +163,7 @@ def _from_mem_section(kernel: Kernel, layout: PageLayout) -> tuple[int, _Ranges,
     """
     # VMCOREINFO tells the array itself, and then its length comes from the zones.
     known = kernel.values.get("mem_section")
-    root = known or _variable(kernel, "mem_section")
+    root = known or kernel.find_variable("mem_section")
     if not root or not kernel.has("mem_section", "section_mem_map"):
         return None
     size = kernel.size_of("mem_section")
@@ -186,9 +175,9 @@ def _from_mem_section(kernel: Kernel, layout: PageLayout) -> tuple[int, _Ranges,
     if known and kernel.is_live:
         last = (_live_bound() - 1) // layout.section_pages
     else:
-        last = _variable(kernel, "__highest_present_section_nr")
+        last = kernel.find_variable("__highest_present_section_nr")
     if last is None:
-        last = (_variable(kernel, "max_pfn") or 0) // layout.section_pages
+        last = (kernel.find_variable("max_pfn") or 0) // layout.section_pages
     if last >= _MOST_SECTIONS:
         raise LayoutError(f"the last memory section of {kernel.name} would be number {last}")
     roots = np.frombuffer(kernel.memory.read(root, (last // per_root + 1) * 8), np.uint64)

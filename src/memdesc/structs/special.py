@@ -12,7 +12,6 @@ import mmap
 import struct
 from pathlib import Path
 
-from memdesc.errors import FaultError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.structs.kernel import Kernel
 from memdesc.structs.memmap import MemMap
@@ -34,15 +33,15 @@ def special_frames(kernel: Kernel, memmap: MemMap) -> Special:
     (`arch/x86/include/asm/page_64.h:__phys_addr_nodebug` @6.12); 7.2 has `zero_page_pfn`
     too. `huge_zero_pfn` is ~0 while nobody uses the folio (`mm/huge_memory.c`).
     """
-    zero = _variable(kernel, "zero_page_pfn")
+    zero = kernel.find_variable("zero_page_pfn")
     if zero is None:
         address = kernel.symbols.address_of("empty_zero_page")
-        base = _variable(kernel, "phys_base")
+        base = kernel.find_variable("phys_base")
         if address is not None and base is not None:
             zero = address - _KERNEL_IMAGE + base >> PAGE_SHIFT
     if zero is None and kernel.is_live:
         zero = _own_zero_page()
-    huge = _variable(kernel, "huge_zero_pfn")
+    huge = kernel.find_variable("huge_zero_pfn")
     end = memmap.pfn_end
     return Special(
         zero=range(0) if zero is None or zero >= end else range(zero, zero + 1),
@@ -52,16 +51,6 @@ def special_frames(kernel: Kernel, memmap: MemMap) -> Special:
 
 
 # --- helpers -----------------------------------------------------------------------------
-
-
-def _variable(kernel: Kernel, name: str) -> int | None:
-    address = kernel.symbols.address_of(name)
-    if address is None:
-        return None
-    try:
-        return kernel.u64(address)
-    except FaultError:
-        return None
 
 
 def _own_zero_page(proc: Path = Path("/proc")) -> int | None:
