@@ -18,8 +18,8 @@ from memdesc.answers.exposure import (
     failure_by_process,
     failure_by_range,
 )
-from memdesc.answers.failure import FAILURE_BY, FailureRow, failure
-from memdesc.answers.ledger import ledger
+from memdesc.answers.failure import FailureRow, failure
+from memdesc.answers.ledger import COUNTED_BY, ledger
 from memdesc.answers.usage import Usage
 from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
@@ -33,7 +33,7 @@ BUNDLED = ["debian-6.1", "debian-6.12", "debian-7.2"]
 TILE = 4096
 
 
-@pytest.mark.parametrize("by", FAILURE_BY)
+@pytest.mark.parametrize("by", COUNTED_BY)
 @pytest.mark.parametrize("kernel", BUNDLED)
 def test_every_present_frame_once(kernel: str, by: str) -> None:
     result = open_source(f"bundled:{kernel}").map()

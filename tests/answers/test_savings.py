@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import raw_map, tree
 
-from memdesc.answers.ledger import ledger
-from memdesc.answers.savings import SAVINGS_BY, Savings, savings
+from memdesc.answers.ledger import COUNTED_BY, ledger
+from memdesc.answers.savings import Savings, savings
 from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import word_of
 from memdesc.map import parts as parts_module
@@ -46,7 +46,7 @@ def assert_adds_up(answer: Savings) -> None:
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("by", SAVINGS_BY)
+@pytest.mark.parametrize("by", COUNTED_BY)
 @pytest.mark.parametrize("kernel", BUNDLED)
 def test_every_split_adds_up(kernel: str, by: str, design: str) -> None:
     result = open_source(f"bundled:{kernel}").map()
@@ -104,7 +104,7 @@ _WORDS = [*_CERTAIN, *_OPEN, *(w | mark for w in (FILE, SLAB) for mark in (HEAD,
         max_size=20,
     ),
     design=st.sampled_from(list(DESIGNS)),
-    by=st.sampled_from(SAVINGS_BY),
+    by=st.sampled_from(COUNTED_BY),
     release=st.sampled_from(["6.1.192", "6.12.117", "7.2.13"]),
 )
 def test_any_memory_adds_up(

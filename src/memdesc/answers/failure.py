@@ -11,11 +11,17 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from memdesc.answers.ledger import cgroup_column, column_cells, present_cells, zone_name
+from memdesc.answers.ledger import (
+    CountedBy,
+    cgroup_column,
+    column_cells,
+    present_cells,
+    region_part,
+)
 from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.map.extents import MemoryMap, Totals
@@ -28,9 +34,7 @@ from memdesc.rules.subject import Knowledge, Rule, Ruling, Subjects, ask, merged
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
 
 __all__ = [
-    "FAILURE_BY",
     "Failure",
-    "FailureBy",
     "FailureRow",
     "Observed",
     "Odds",
@@ -47,9 +51,6 @@ _T = TypeVar("_T")
 
 Observed = Callable[[MemoryType, tuple[str, ...]], tuple[str, ...]]
 """Kernel series on which a hard failure of a type ended so: (type, (verdict, message, errno))."""
-
-FailureBy = Literal["type", "zone", "node", "cgroup"]
-FAILURE_BY: tuple[FailureBy, ...] = ("type", "zone", "node", "cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Odds:
 class Failure:
     """The whole answer. Rows by falling number of frames."""
 
-    by: FailureBy
+    by: CountedBy
     rows: tuple[FailureRow, ...]
     notes: tuple[str, ...] = ()
     odds: tuple[Odds, ...] = field(init=False)
@@ -134,7 +135,7 @@ class Failure:
 
 
 def failure(
-    source: Totals | MemoryMap, by: FailureBy = "type", *, observed: Observed | None = None
+    source: Totals | MemoryMap, by: CountedBy = "type", *, observed: Observed | None = None
 ) -> Failure:
     """What a failure of each present frame would do, added up.
 
@@ -288,7 +289,7 @@ def _by_fact(rule: Rule[_T], table: FactTable, kernel: Knowledge, held: int) -> 
 _SWAPPABLE = TypeSet.of(MemoryType.ANON, MemoryType.KSM, MemoryType.SWAP_CACHE, MemoryType.SHMEM)
 
 
-def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int, int, int]]:
+def _cells(source: Totals | MemoryMap, by: CountedBy) -> Iterable[tuple[str, int, int, int]]:
     """(part, reference, fact, frames) of the present frames."""
     if by == "cgroup":
         if not isinstance(source, MemoryMap):
@@ -307,14 +308,9 @@ def _cells(source: Totals | MemoryMap, by: FailureBy) -> Iterable[tuple[str, int
     held_pages = held_of(source) if isinstance(source, MemoryMap) else source.held
     pages = totals.pages[np.newaxis] if held_pages is None else held_pages
     pages = np.where(present_cells(totals), pages, 0)
+    parts = [region_part(totals.machine, region, by)[0] for region in totals.regions.all]
     for held, region, fact in zip(*np.nonzero(pages), strict=True):
-        part = ""
-        zone = totals.regions.all[region].zone
-        if by == "zone":
-            part = zone_name(totals, int(region))[0] if zone else "no zone"
-        elif by == "node":
-            part = f"node {zone.node}" if zone else "no node"
-        yield part, int(held) - 1, int(fact), int(pages[held, region, fact])
+        yield parts[region], int(held) - 1, int(fact), int(pages[held, region, fact])
 
 
 def _odds(rows: Iterable[FailureRow], *, hardware: bool) -> tuple[Odds, ...]:

@@ -21,12 +21,16 @@ from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import flag_names
 from memdesc.map.compound import Compounds, compounds_of
 from memdesc.map.extents import MemoryMap, Totals
+from memdesc.map.machine import Machine
+from memdesc.map.regions import Region
 from memdesc.rules.classify import Backing
 from memdesc.types import DEVICE, PAGE_SIZE_BYTES, MemoryType, TypeSet
 
 __all__ = [
     "BY",
+    "COUNTED_BY",
     "By",
+    "CountedBy",
     "Ledger",
     "LedgerRow",
     "cgroup_column",
@@ -34,12 +38,16 @@ __all__ = [
     "ledger",
     "needs_extents",
     "present_cells",
+    "region_part",
     "type_frames",
-    "zone_name",
 ]
 
 By = Literal["type", "zone", "node", "cgroup", "order", "flags", "owner"]
 BY: tuple[By, ...] = ("type", "zone", "node", "cgroup", "order", "flags", "owner")
+
+CountedBy = Literal["type", "zone", "node", "cgroup"]
+"""How answers that count outcomes or costs, instead of frames alone, can be split."""
+COUNTED_BY: tuple[CountedBy, ...] = ("type", "zone", "node", "cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +168,13 @@ def _rows(cells: Iterable[tuple[TypeSet, str, int | str | None, int]]) -> tuple[
 
 
 def _by_region(totals: Totals, by: By) -> Ledger:
-    def part_of(index: int) -> tuple[str, int | str | None]:
-        zone = totals.regions.all[index].zone
-        if by == "type":
-            return "", None
-        if zone is None:
-            return ("no zone" if totals.machine.zones else "not visible"), None
-        return (f"node {zone.node}", zone.node) if by == "node" else zone_name(totals, index)
-
+    parts = [region_part(totals.machine, region, by) for region in totals.regions.all]
     present = present_cells(totals)
     cells: dict[bool, list[tuple[TypeSet, str, int | str | None, int]]] = {True: [], False: []}
     for index, fact in zip(*np.nonzero(totals.pages), strict=True):
         types = TypeSet(int(totals.table.types[fact]))
         cells[bool(present[index, fact])].append(
-            (types, *part_of(int(index)), int(totals.pages[index, fact]))
+            (types, *parts[index], int(totals.pages[index, fact]))
         )
     notes = []
     if not totals.machine.iomem and totals.machine.behaviour.holes_read_zero:
@@ -183,11 +184,19 @@ def _by_region(totals: Totals, by: By) -> Ledger:
     return Ledger(by, _rows(cells[True]), _rows(cells[False]), tuple(notes))
 
 
-def zone_name(totals: Totals, index: int) -> tuple[str, str]:
-    """The zone of a region in words, with its node where the machine has several."""
-    zone = totals.regions.all[index].zone
-    assert zone is not None
-    several = len({z.node for z in totals.machine.zones}) > 1
+def region_part(machine: Machine, region: Region, by: By) -> tuple[str, int | str | None]:
+    """The zone or node of a region: in words, and as a machine reads it.
+
+    A zone comes with its node where the machine has several; ("", None) for any other `by`.
+    """
+    zone = region.zone
+    if by not in ("zone", "node"):
+        return "", None
+    if zone is None:
+        return (f"no {by}" if machine.zones else "not visible"), None
+    if by == "node":
+        return f"node {zone.node}", zone.node
+    several = len({each.node for each in machine.zones}) > 1
     name = f"{zone.name} (node {zone.node})" if several else zone.name
     return name, name
 

@@ -15,9 +15,9 @@ import functools
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from memdesc.answers.ledger import cgroup_column
+from memdesc.answers.ledger import CountedBy, cgroup_column, region_part
 from memdesc.answers.titles import title_of
 from memdesc.errors import QuestionError
 from memdesc.kernels.slub import slab_order, slub_rules
@@ -48,18 +48,13 @@ from memdesc.plan import NEWEST
 from memdesc.types import PAGE_SIZE_BYTES, MemoryType, TypeSet
 
 __all__ = [
-    "SAVINGS_BY",
     "BreakEven",
     "DesignCost",
     "Savings",
-    "SavingsBy",
     "SavingsRow",
     "savings",
     "slab_geometry",
 ]
-
-SavingsBy = Literal["type", "zone", "node", "cgroup"]
-SAVINGS_BY: tuple[SavingsBy, ...] = ("type", "zone", "node", "cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +154,7 @@ class BreakEven:
 class Savings:
     """The whole answer. Rows by what they save, most first."""
 
-    by: SavingsBy
+    by: CountedBy
     design: Design
     """The design that `rows` and `break_even` are about."""
     rows: tuple[SavingsRow, ...]
@@ -199,7 +194,7 @@ class Savings:
 def savings(
     source: MemoryMap | Iterable[MemoryMap],
     design: str = "8",
-    by: SavingsBy = "type",
+    by: CountedBy = "type",
     *,
     totals: Totals | None = None,
 ) -> Savings:
@@ -220,7 +215,8 @@ def savings(
         census, name = census_of(source, groups="cgroup"), lambda code: text_of(code)[0]
     else:
         census = census_of(source, totals)
-        name = _region_name(census, by)
+        parts = [region_part(census.machine, region, by)[0] for region in census.regions.all]
+        name = parts.__getitem__
     mix = census.mix()
     seen = TypeSet(functools.reduce(operator.or_, (cell.types.mask for cell in census.cells), 0))
     geometry = slab_geometry(census.machine)
@@ -292,22 +288,6 @@ def _rows(
         )
     rows.sort(key=lambda row: (-sum(row.saved), -row.frames, row.part, row.types.mask))
     return tuple(rows)
-
-
-def _region_name(census: Census, by: SavingsBy) -> Callable[[int], str]:
-    several = len({zone.node for zone in census.machine.zones}) > 1
-
-    def name(index: int) -> str:
-        if by == "type":
-            return ""
-        zone = census.regions.all[index].zone
-        if zone is None:
-            return f"no {by}"
-        if by == "node":
-            return f"node {zone.node}"
-        return f"{zone.name} (node {zone.node})" if several else zone.name
-
-    return name
 
 
 _EVEN = (

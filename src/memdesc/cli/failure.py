@@ -22,7 +22,8 @@ from memdesc.answers.exposure import (
     failure_by_process,
     failure_by_range,
 )
-from memdesc.answers.failure import FAILURE_BY, Failure, failure
+from memdesc.answers.failure import Failure, failure
+from memdesc.answers.ledger import COUNTED_BY
 from memdesc.answers.places import parse_place
 from memdesc.answers.story import Story, tell
 from memdesc.answers.titles import title_of
@@ -64,7 +65,7 @@ EXAMPLES = """
   memdesc failure --source bundled:debian-6.1 --json
 """
 _MAPPED = ("process", "file")
-_BY = (*FAILURE_BY, *_MAPPED, "range")
+_BY = (*COUNTED_BY, *_MAPPED, "range")
 _MOST_GIB = 1 << 20
 
 

@@ -8,7 +8,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
-from memdesc.answers.savings import SAVINGS_BY, DesignCost, Savings, SavingsRow, savings
+from memdesc.answers.ledger import COUNTED_BY
+from memdesc.answers.savings import DesignCost, Savings, SavingsRow, savings
 from memdesc.answers.titles import title_of
 from memdesc.cli.common import (
     add_source_arguments,
@@ -56,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "today (default: 8)",
     )
     parser.add_argument(
-        "--by", choices=SAVINGS_BY, default="type", help="split the rows (default: type)"
+        "--by", choices=COUNTED_BY, default="type", help="split the rows (default: type)"
     )
     parser.add_argument(
         "--all", action="store_true", help="every row; a terminal shows the largest, a pipe all"
