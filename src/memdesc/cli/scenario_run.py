@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,12 @@ from memdesc.cli.scenario_common import (
     scenarios_of,
 )
 from memdesc.errors import QuestionError
+from memdesc.scenarios.skipped import SkippedError
 
 if TYPE_CHECKING:
     from memdesc.scenarios.run import Run, Runner
     from memdesc.scenarios.scenario import Scenario
+    from memdesc.scenarios.where import Where
 
 HELP = "do the steps on the model, in a guest, or on this machine"
 DESCRIPTION = (
@@ -62,9 +66,37 @@ def run(options: argparse.Namespace) -> int:
     if options.record:
         return _record(options, [str(place) for place in places])
     scenarios = list(scenarios_of(options.files))
-    results: list[dict[str, Any]] = []
-    counts = {"hold": 0, "fail": 0, "skipped": 0}
+    entries: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
     letters: set[str] = set()
+    for scenario, place, found in _played(scenarios, places):
+        counts[_verdict(found)] += 1
+        if options.json:
+            entries.append(_entry(scenario, place, found))
+        else:
+            letters |= _print(scenario, place, found, step=options.step)
+    if options.json:
+        value = {"schema": "memdesc-scenario-run/1", "rows": entries}
+        print_json(envelope(value, source=", ".join(map(str, places))))
+    else:
+        print_legend(letters)
+        said = f"{counts['holds']} hold, {counts['FAILS']} fail"
+        if counts["skipped"]:
+            said += f", {counts['skipped']} skipped"
+        print(said)
+    if counts["FAILS"]:
+        return 1
+    return 2 if counts["skipped"] else 0
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _played(
+    scenarios: Sequence[Scenario], places: Iterable[Where]
+) -> Iterator[tuple[Scenario, str, Run | SkippedError]]:
+    """Each scenario at each place, as it is done."""
+    from memdesc.scenarios.run import run_scenario
     from memdesc.scenarios.where import open_runner
 
     for place in places:
@@ -73,71 +105,50 @@ def run(options: argparse.Namespace) -> int:
                 tell(f"preparing {place}")
                 runner = stack.enter_context(open_runner(place))
             for scenario in scenarios:
-                _one(options, runner, scenario, str(place), counts, results, letters)
-    if options.json:
-        value = {"schema": "memdesc-scenario-run/1", "rows": results}
-        print_json(envelope(value, source=", ".join(map(str, places))))
-    else:
-        if options.step:
-            print_legend(letters)
-        said = f"{counts['hold']} hold, {counts['fail']} fail"
-        if counts["skipped"]:
-            said += f", {counts['skipped']} skipped"
-        print(said)
-    if counts["fail"]:
-        return 1
-    return 2 if counts["skipped"] else 0
+                try:
+                    with steps() as tell:
+                        tell(f"{scenario.title} on {place}")
+                        found: Run | SkippedError = run_scenario(runner, scenario, str(place))
+                except SkippedError as error:
+                    found = error
+                yield scenario, str(place), found
 
 
-# --- helpers -----------------------------------------------------------------------------
+def _verdict(found: Run | SkippedError) -> str:
+    if isinstance(found, SkippedError):
+        return "skipped"
+    return "holds" if found.holds else "FAILS"
 
 
-def _one(
-    options: argparse.Namespace,
-    runner: Runner,
-    scenario: Scenario,
-    place: str,
-    counts: dict[str, int],
-    results: list[dict[str, Any]],
-    letters: set[str],
-) -> None:
-    from memdesc.scenarios.run import run_scenario
-    from memdesc.scenarios.skipped import SkippedError
-
-    head = f"{scenario.path}:{scenario.line} {scenario.title}"
+def _entry(scenario: Scenario, place: str, found: Run | SkippedError) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "file": str(scenario.path),
         "line": scenario.line,
         "title": scenario.title,
         "on": place,
     }
-    try:
-        with steps() as tell:
-            tell(f"{scenario.title} on {place}")
-            found = run_scenario(runner, scenario, place)
-    except SkippedError as error:
-        counts["skipped"] += 1
-        results.append({**entry, "holds": None, "skipped": str(error), "steps": []})
-        if not options.json:
-            print(f"skipped  {head} on {place}: {error}")
-            if error.hint:
-                print(f"         {error.hint}")
-        return
-    counts["hold" if found.holds else "fail"] += 1
-    results.append(
-        {
-            **entry,
-            "holds": found.holds,
-            "complete": found.is_complete,
-            "steps": [record_json(record, found) for record in found.records],
-        }
-    )
-    if options.json:
-        return
-    print(f"{'holds' if found.holds else 'FAILS':<8} {head} on {place}")
-    if options.step:
-        letters |= _print_steps(found)
+    if isinstance(found, SkippedError):
+        return {**entry, "holds": None, "skipped": str(found), "steps": []}
+    return {
+        **entry,
+        "holds": found.holds,
+        "complete": found.is_complete,
+        "steps": [record_json(record, found) for record in found.records],
+    }
+
+
+def _print(scenario: Scenario, place: str, found: Run | SkippedError, *, step: bool) -> set[str]:
+    """Say how it went; the letters that were drawn."""
+    head = f"{scenario.path}:{scenario.line} {scenario.title}"
+    if isinstance(found, SkippedError):
+        print(f"skipped  {head} on {place}: {found}")
+        if found.hint:
+            print(f"         {found.hint}")
+        return set()
+    print(f"{_verdict(found):<8} {head} on {place}")
+    letters = _print_steps(found) if step else set()
     print_problems(found)
+    return letters
 
 
 def _print_steps(found: Run) -> set[str]:
