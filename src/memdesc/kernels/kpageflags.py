@@ -10,17 +10,20 @@ numbers from 5.10 to 7.3.  Bits 32 and up are for kernel hackers:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from types import MappingProxyType
 
 from memdesc.errors import FormatError
+from memdesc.kernels.masks import mask
 from memdesc.kernels.release import UNKNOWN_RELEASE, KernelRelease
 
 __all__ = ["BITS", "KPF", "FlagBit", "bits_of", "flag_names", "word_of"]
 
 
+@mask
 class KPF(IntFlag):
     """Masks of the /proc/kpageflags word, by the kernel's names without `KPF_`."""
 
@@ -136,8 +139,7 @@ def bits_of(release: KernelRelease = UNKNOWN_RELEASE) -> Mapping[int, str]:
 
 def flag_names(word: int, release: KernelRelease = UNKNOWN_RELEASE) -> list[str]:
     """Name the bits of `word`, lowest first; a bit without a name is "bit27" and so on."""
-    names = bits_of(release)
-    return [names.get(bit, f"bit{bit}") for bit in range(word.bit_length()) if word >> bit & 1]
+    return list(_names(int(word), release))
 
 
 def word_of(names: Iterable[str]) -> int:
@@ -155,3 +157,11 @@ def word_of(names: Iterable[str]) -> int:
             )
         word |= KPF[upper].value
     return word
+
+
+@functools.lru_cache(4096)
+def _names(word: int, release: KernelRelease) -> tuple[str, ...]:
+    """A machine shows some hundred different words."""
+    names = bits_of(release)
+    bits = (bit for bit in range(word.bit_length()) if word >> bit & 1)
+    return tuple(names.get(bit, f"bit{bit}") for bit in bits)

@@ -24,6 +24,7 @@ from typing import Final, TypeAlias, assert_never
 
 from memdesc.errors import FormatError
 from memdesc.fact import Fact, NotVisible
+from memdesc.kernels.masks import mask
 from memdesc.kernels.pagemap_scan import (
     PAGEMAP_SCAN,
     PM_SCAN_CHECK_WPASYNC,
@@ -64,6 +65,7 @@ __all__ = [
 ]
 
 
+@mask
 class PM(enum.IntFlag):
     """Masks of one entry. The low 55 bits are a frame number or a swap entry."""
 

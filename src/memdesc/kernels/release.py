@@ -140,6 +140,7 @@ class Behaviour:
         return self.release.is_known
 
 
+@functools.cache
 def behaviour_of(release: KernelRelease) -> Behaviour:
     """Return what `release` does.
 

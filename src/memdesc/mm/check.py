@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
@@ -99,25 +100,43 @@ def _count_entries(
 def _check_folios(
     kernel: Kernel, refs: Counter[int], maps: Counter[int], entire: Counter[int]
 ) -> None:
+    """In whole columns: there are thousands of folios, and a check follows every step."""
     f = kernel.f
-    heads = np.flatnonzero((array(f.kind) == Kind.FOLIO) & (array(f.offset) == 0))
-    for head in heads.tolist():
-        assert int(f.refs[head]) == refs[head] > 0, (
-            f"frame {head:#x}: {f.refs[head]} references, {refs[head]} are accounted for"
-        )
-        assert int(f.entire[head]) == entire[head], f"frame {head:#x}: PMD mappings"
-        for pfn in kernel.pages_of(head):
-            assert int(f.maps[pfn]) == maps[pfn], (
-                f"frame {pfn:#x}: map count {f.maps[pfn]}, {maps[pfn]} entries"
+    kind, offset, flags = array(f.kind), array(f.offset), array(f.flags)
+    heads = np.flatnonzero((kind == Kind.FOLIO) & (offset == 0))
+    lengths = 1 << array(f.order)[heads].astype(np.int64)
+    head_of = np.repeat(heads, lengths)
+    pages = head_of + np.arange(head_of.size) - np.repeat(lengths.cumsum() - lengths, lengths)
+    mapped, whole = _column(maps, kind.size), _column(entire, kind.size)
+    for what, frames, column, accounted in (
+        ("references", heads, f.refs, _column(refs, kind.size)),
+        ("PMD mappings", heads, f.entire, whole),
+        ("map count", pages, f.maps, mapped),
+    ):
+        for pfn in frames[array(column)[frames] != accounted[frames]].tolist():
+            raise AssertionError(
+                f"frame {pfn:#x}: {what} {column[pfn]}, {accounted[pfn]} are accounted for"
             )
-            assert pfn - int(f.offset[pfn]) == head
-            if f.flags[head] & KPF.ANON and kernel.exclusive(pfn):
-                assert maps[pfn] + entire[head] <= 1, f"frame {pfn:#x}: exclusive and shared"
+    _none(heads[array(f.refs)[heads] <= 0], "is a folio without references")
+    _none(pages[pages - offset[pages] != head_of], "is a page of another folio")
+    exclusive = (flags[head_of] & int(KPF.ANON) != 0) & (flags[pages] & int(KPF.OWNER_2) != 0)
+    shared = mapped[pages] + whole[head_of] > 1
+    _none(pages[exclusive & shared], "is exclusive and shared")
     known = set(heads.tolist())
     for pfn in (*refs, *maps):
         assert kernel.head(pfn) in known or f.kind[pfn] != Kind.NONE, (
             f"frame {pfn:#x} is used and free"
         )
+
+
+def _column(counts: Counter[int], frames: int) -> NDArray[np.int64]:
+    column = np.zeros(frames, np.int64)
+    column[list(counts)] = list(counts.values())
+    return column
+
+
+def _none(pfns: NDArray[np.int64], what: str) -> None:
+    assert not pfns.size, f"frame {int(pfns[0]):#x} {what}"
 
 
 def _check_lists(kernel: Kernel) -> None:
