@@ -19,7 +19,10 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_kernel_with_its_frames(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kernel_with_its_frames(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     lines = printed(capsys, "--kernel", "6.12").splitlines()
     rows = {line[:36].strip(): line[36:].split("  ") for line in lines}
     run = next(run for run in recorded_runs() if run.series == "6.12")
