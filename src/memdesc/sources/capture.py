@@ -205,7 +205,13 @@ class Capture:
         self, progress: Progress | None = None, *, owners: bool = False, references: bool = False
     ) -> MemoryMap:
         """The whole map in memory: about 14 bytes per extent."""
-        return self._map(self._extents(progress), self.info.extents + len(self._regions))
+        result = self._map(self._extents(progress), self.info.extents + len(self._regions))
+        with self._files.about(TOTALS):
+            same = not self.info.has_totals or np.array_equal(
+                self.totals().pages, result.totals.pages
+            )
+            _need(same, "its counts are not those of the extents")
+        return result
 
     @property
     def pfn_end(self) -> int:
