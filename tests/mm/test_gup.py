@@ -8,6 +8,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.check import check
 from memdesc.mm.files import EXT4, OpenFile, new_inode
 from memdesc.mm.fork import fork
+from memdesc.mm.futex import futex_key
 from memdesc.mm.gup import (
     FOLL,
     get_user_pages,
@@ -20,8 +21,9 @@ from memdesc.mm.gup import (
 from memdesc.mm.gup_longterm import is_longterm_pinnable
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.mmap import exit_process, mmap
-from memdesc.mm.pins import futex_key, register_buffer, vmsplice
-from memdesc.mm.process import Errno, Process
+from memdesc.mm.pins import register_buffer
+from memdesc.mm.process import Errno, Limits, Process
+from memdesc.mm.splice import vmsplice
 from memdesc.mm.vma import VM
 from memdesc.model.zones import Layout, ZoneLayout
 
@@ -158,22 +160,9 @@ def test_force_wants_soft_dirty_pages_to_fault() -> None:
     assert any("do_wp_page" in rule for rule in kernel.fired)
 
 
-@pytest.mark.parametrize(("series", "grows"), [("6.1", True), ("6.12", False), ("7.2", False)])
-def test_a_look_below_a_stack_lets_it_grow_only_on_old_kernels(series: str, grows: bool) -> None:
-    kernel, process = world(series)
-    low = AT + 0x10000
-    mmap(kernel, process.mm, low, 2, flags=VM.GROWSDOWN)
-    if grows:
-        assert get_user_pages(kernel, process.mm, low - 3, 1) == [kernel.zero_pfn]
-    else:
-        with pytest.raises(Errno, match="EFAULT"):
-            get_user_pages(kernel, process.mm, low - 3, 1)
-    assert (process.mm.vmas.find(low - 3) is not None) is grows
-
-
 def test_memlock_limits_what_io_uring_pins() -> None:
     kernel, process = world(pages=8)
-    process.memlock_limit = 5
+    process.mm.limits = Limits(memlock=5, capable=False)
     process.pins["a"] = register_buffer(kernel, process, AT, 3)
     with pytest.raises(Errno, match="ENOMEM"):
         register_buffer(kernel, process, AT + 3, 3)

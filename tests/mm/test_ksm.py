@@ -11,7 +11,7 @@ from memdesc.mm.fork import fork
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.ksm import ksm_madvise, scan, stop_and_unmerge
 from memdesc.mm.mmap import exit_process, mmap, munmap
-from memdesc.mm.process import Process
+from memdesc.mm.process import Errno, Process
 from memdesc.mm.rmap import mappings_of
 
 AT = 0x10000
@@ -93,3 +93,39 @@ def test_every_mapping_of_a_merged_page_is_found(series: str) -> None:
         assert len(found) == len(expected) == kernel.mapcount(pfn)
         # Then ksmd has notes of the child's pages as well, which lead to the same places.
         scan(kernel)
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_settings_of_the_tree_wait_until_it_is_empty(series: str) -> None:
+    kernel, process = mergeable(series, [7] * 4)
+    scan(kernel)
+    scan(kernel)
+    with pytest.raises(Errno, match="EBUSY"):
+        kernel.set_knob("ksm_max_sharing", "3")
+    assert kernel.knobs["ksm_max_sharing"] == "256"
+    munmap(kernel, process.mm, AT, AT + 4)
+    with pytest.raises(Errno, match="EBUSY"):
+        kernel.set_knob("ksm_max_sharing", "3")
+    scan(kernel)
+    kernel.set_knob("ksm_max_sharing", "3")
+    with pytest.raises(Errno, match="EINVAL"):
+        kernel.set_knob("ksm_max_sharing", "1")
+
+
+def test_pruning_prefers_the_fullest_page() -> None:
+    """Two shared pages with room: the first of the chain, or the one with more sharers."""
+    for prune, expected in (("4000000", 1), ("0", 2)):
+        kernel, process = mergeable("6.12", [7] * 8 + [1], 4)
+        scan(kernel)
+        scan(kernel)
+        kernel.write(process, AT, 2)
+        kernel.write(process, AT + 4, 3)
+        kernel.write(process, AT + 5, 4)
+        kernel.set_knob("ksm_prune", prune)
+        kernel.write(process, AT + 8, 7)
+        scan(kernel)
+        scan(kernel)
+        chain = kernel.ksm.stable[7]
+        sharers = sorted(len(node.items) for node in chain.nodes)
+        assert sharers == ([3, 3] if expected == 1 else [2, 4]), (prune, sharers)
+        check(kernel)

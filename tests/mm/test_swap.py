@@ -71,9 +71,7 @@ def test_swapoff_brings_everything_back_and_forgets_the_device(series: str) -> N
 
 def test_a_full_device_leaves_the_rest_in_memory() -> None:
     kernel = Kernel("6.12", memory_bytes=64 << 20)
-    swapon(kernel)
-    assert kernel.swap is not None
-    kernel.swap.pages = 2
+    swapon(kernel, pages=2)
     process = kernel.process("p")
     vma = mmap(kernel, process.mm, AT, 3)
     for page in range(3):

@@ -13,8 +13,8 @@ from memdesc.mm.kernel import Kernel
 from memdesc.mm.ksm import scan, stop_and_unmerge
 from memdesc.mm.madvise import madvise
 from memdesc.mm.mmap import exit_process, mmap
+from memdesc.mm.shrink_lruvec import shrink_lists
 from memdesc.mm.swapfile import swapoff, swapon
-from memdesc.mm.vmscan import shrink_lists
 
 AT = 0x10000
 PAGES = 12
@@ -81,7 +81,9 @@ class Steps:
                 advise(advice)
         kernel.drain()
         check(kernel)
-        assert min(kernel.counters().values()) >= 0
+        counted = kernel.counters()
+        counted.pop("ksm.general_profit", None)  # what ksmd keeps may cost more than it gains
+        assert min(counted.values()) >= 0
 
 
 _KINDS = (

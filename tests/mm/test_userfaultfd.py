@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from memdesc.errors import MemdescError
 from memdesc.mm import entries as e
+from memdesc.mm import userfault_ops
 from memdesc.mm import userfaultfd as uffd
 from memdesc.mm.check import check
 from memdesc.mm.files import memfd_create
 from memdesc.mm.fork import fork
-from memdesc.mm.hugetlb import hugetlb_file
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.madvise import madvise
 from memdesc.mm.mmap import mmap, munmap
 from memdesc.mm.mremap import mremap
 from memdesc.mm.process import Errno, Process, Signal
+from memdesc.mm.userfault_wp import writeprotect
 from memdesc.mm.userfaultfd import UserfaultfdCtx
 from memdesc.mm.vma import VM, VM_UFFD
 
@@ -45,8 +45,8 @@ def test_missing_pages_are_the_descriptors(shared: bool, thp: str) -> None:
         kernel.read(process, AT)
     with pytest.raises(Signal, match="SIGBUS ADRERR"):
         kernel.write(process, AT, 1)
-    uffd.copy(kernel, process.mm, AT, [7, 8])
-    uffd.zeropage(kernel, process.mm, AT + 2, AT + 3)
+    userfault_ops.copy(kernel, process.mm, AT, [7, 8])
+    userfault_ops.zeropage(kernel, process.mm, AT + 2, AT + 3)
     assert [kernel.read(process, AT + page) for page in range(3)] == [7, 8, 0]
     kernel.write(process, AT + 2, 9)
     check(kernel)
@@ -59,18 +59,18 @@ def test_missing_pages_are_the_descriptors(shared: bool, thp: str) -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_is_there_is_not_filled(shared: bool) -> None:
     kernel, process, _ = registered("missing", shared=shared)
-    uffd.copy(kernel, process.mm, AT + 1, [5])
+    userfault_ops.copy(kernel, process.mm, AT + 1, [5])
     with pytest.raises(Errno, match="EEXIST"):
-        uffd.copy(kernel, process.mm, AT + 1, [6])
+        userfault_ops.copy(kernel, process.mm, AT + 1, [6])
     with pytest.raises(Errno, match="EEXIST"):
-        uffd.zeropage(kernel, process.mm, AT + 1, AT + 2)
+        userfault_ops.zeropage(kernel, process.mm, AT + 1, AT + 2)
     with pytest.raises(Errno, match="EEXIST"):
-        uffd.poison(kernel, process.mm, AT + 1, AT + 2)
+        userfault_ops.poison(kernel, process.mm, AT + 1, AT + 2)
     with pytest.raises(Errno, match="EAGAIN"):
-        uffd.copy(kernel, process.mm, AT, [4, 6])
+        userfault_ops.copy(kernel, process.mm, AT, [4, 6])
     assert [kernel.read(process, AT), kernel.read(process, AT + 1)] == [4, 5]
     with pytest.raises(Errno, match="ENOENT"):
-        uffd.copy(kernel, process.mm, AT + 2, [1] * PAGES)
+        userfault_ops.copy(kernel, process.mm, AT + 2, [1] * PAGES)
     check(kernel)
 
 
@@ -79,12 +79,12 @@ def test_a_protected_page_is_written_after_its_protection_ended(series: str) -> 
     kernel, process, _ = registered("wp", series=series)
     kernel.write(process, AT, 1)
     frame = e.pfn_of(process.mm.tables.entry(AT))
-    uffd.writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
+    writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
     assert process.mm.tables.entry(AT + 1) == e.NONE_ENTRY
     with pytest.raises(Signal, match="SIGBUS ADRERR"):
         kernel.write(process, AT, 2)
     assert kernel.read(process, AT) == 1
-    uffd.writeprotect(kernel, process.mm, AT, AT + PAGES, protect=False)
+    writeprotect(kernel, process.mm, AT, AT + PAGES, protect=False)
     kernel.write(process, AT, 2)
     assert e.pfn_of(process.mm.tables.entry(AT)) == frame
     check(kernel)
@@ -93,7 +93,7 @@ def test_a_protected_page_is_written_after_its_protection_ended(series: str) -> 
 @pytest.mark.parametrize("write", [True, False])
 def test_async_protection_ends_with_the_first_store(write: bool) -> None:
     kernel, process, _ = registered("wp_async")
-    uffd.writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
+    writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
     assert process.mm.tables.entry(AT) == MARKER
     if write:
         kernel.write(process, AT, 3)
@@ -114,7 +114,7 @@ def test_there_is_no_async_protection_in_old_kernels() -> None:
 def test_protection_of_shared_memory_outlives_its_entries() -> None:
     kernel, process, _ = registered("wp", shared=True)
     kernel.write(process, AT, 1)
-    uffd.writeprotect(kernel, process.mm, AT, AT + 2, protect=True)
+    writeprotect(kernel, process.mm, AT, AT + 2, protect=True)
     madvise(kernel, process, AT, AT + PAGES, "dontneed")
     entries = [process.mm.tables.entry(AT + page) for page in range(PAGES)]
     assert entries == [MARKER, MARKER, e.NONE_ENTRY, e.NONE_ENTRY]
@@ -131,8 +131,8 @@ def test_protection_of_shared_memory_outlives_its_entries() -> None:
 def test_a_child_has_poison_and_no_protection() -> None:
     kernel, process, _ = registered("wp_async")
     kernel.write(process, AT, 1)
-    uffd.poison(kernel, process.mm, AT + 1, AT + 2)
-    uffd.writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
+    userfault_ops.poison(kernel, process.mm, AT + 1, AT + 2)
+    writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
     child = fork(kernel, process, "c")
     (twin,) = child.mm.vmas
     assert twin.uffd is None
@@ -151,7 +151,7 @@ def test_a_child_has_poison_and_no_protection() -> None:
 def test_what_moves_is_nobodys() -> None:
     kernel, process, _ = registered("wp_async")
     kernel.write(process, AT, 1)
-    uffd.writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
+    writeprotect(kernel, process.mm, AT, AT + PAGES, protect=True)
     mremap(kernel, process.mm, AT, PAGES, PAGES, to=AT + 0x1000)
     (vma,) = process.mm.vmas
     assert vma.uffd is None
@@ -189,14 +189,3 @@ def test_minor_faults_need_a_page_in_the_cache() -> None:
         kernel.read(process, AT)
     assert kernel.read(process, AT + 1) == 0
     check(kernel)
-
-
-def test_hugetlb_is_refused_and_says_why() -> None:
-    kernel = Kernel("6.12", memory_bytes=64 << 20)
-    kernel.set_knob("hugepages", "2")
-    process = kernel.process("p")
-    file = hugetlb_file(kernel)
-    mmap(kernel, process.mm, AT, 512, file=file, pgoff=0)
-    with pytest.raises(MemdescError, match="hugetlb") as caught:
-        uffd.register(kernel, process.mm, UserfaultfdCtx("missing"), AT, AT + 512)
-    assert caught.value.hint

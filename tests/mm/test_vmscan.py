@@ -10,9 +10,10 @@ from memdesc.mm.gup import FOLL, pin_user_pages, unpin_user_pages
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.mmap import mmap
 from memdesc.mm.process import Errno, Process
+from memdesc.mm.shrink_lruvec import shrink_all, shrink_lists
 from memdesc.mm.swapfile import swapon
 from memdesc.mm.vma import VM
-from memdesc.mm.vmscan import madvise_pageout, shrink_lists
+from memdesc.mm.vmscan import madvise_pageout
 
 AT = 0x10000
 
@@ -79,3 +80,14 @@ def test_locked_areas_are_refused() -> None:
     with pytest.raises(Errno, match="EINVAL"):
         madvise_pageout(kernel, process.mm, vma, AT, AT + 1)
     vma.flags &= ~VM.LOCKED
+
+
+def test_reclaim_without_end_takes_all_but_what_is_pinned() -> None:
+    kernel, process = written(4)
+    pins = pin_user_pages(kernel, process.mm, AT + 2, 1, FOLL.WRITE)
+    assert shrink_all(kernel) == 3
+    assert present(process, 4) == [False, False, True, False]
+    unpin_user_pages(kernel, pins)
+    assert shrink_all(kernel) == 1
+    assert [kernel.read(process, AT + page) for page in range(4)] == [1, 2, 3, 4]
+    check(kernel)

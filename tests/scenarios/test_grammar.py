@@ -84,7 +84,9 @@ def test_every_row_can_be_written_and_read(verb: Verb) -> None:
     lines = [" ".join(words)]
     for option in verb.options:
         values = [EXAMPLE.get(one.kind) or one.choices[0] for one in option.values]
-        lines += [" ".join([*words, word, *values]) for word in option.words]
+        needed = [one for one in verb.options if one.name == option.needs]
+        others = [word for one in needed for word in (one.name, "there")]
+        lines += [" ".join([*words, *others, word, *values]) for word in option.words]
     names = {one.name for one in verb.parameters}
     names |= {option.name for option in verb.options if not option.values}
     names |= {one.name for option in verb.options for one in option.values}

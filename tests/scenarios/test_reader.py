@@ -159,6 +159,11 @@ def test_rows() -> None:
         ("process p\np: exit -> A", "5: exit returns nothing: 'A'", "EFAULT"),
         ("process p\np: map buf 4 ->", "5: nothing stands behind ->", "must succeed"),
         ("process p\np: map buf 4\np: map buf 4", "6: p has a mapping buf already", "another"),
+        (
+            "process p\np: map buf 4\np: remap buf dontunmap",
+            "6: remap with dontunmap lacks `to`",
+            "write `to TO` as well: move to a place of that name",
+        ),
         ("process p\nprocess p", "5: there is a process p already", "another name"),
         ("process p\np: process q", "5: process is done by no process", "process NAME"),
         ("exit", "4: exit is done by a process", "p: exit"),

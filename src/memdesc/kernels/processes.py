@@ -57,6 +57,33 @@ class ProcessRules:
     large_anon_folios: bool
     """Faults can take folios below PMD size: `mm/memory.c:alloc_anon_folio`, since 6.8."""
 
+    counts_large_folios: bool
+    """Counters per size of large folios (`hugepages-64kB/stats`): since 6.10."""
+
+    counts_large_swapin: bool
+    """The counter `swpin` per size: since 6.13."""
+
+    collapses_to_any_size: bool
+    """khugepaged makes folios of the smaller sizes that are enabled: `mm/khugepaged.c:
+    mthp_collapse @7.2`."""
+
+    splits_at_a_page: bool
+    """debugfs split_huge_pages can split around one page of a folio (`in_folio_offset`), and leave
+    the rest as large as it may be: `mm/huge_memory.c:folio_split`, since 6.15."""
+
+    swaps_in_large_folios: bool
+    """Slots of fast swap that follow one another are read as one large folio, if its size is
+    enabled: `mm/memory.c:alloc_swap_folio`, since 6.12."""
+
+    knows_pages_of_zeroes: bool
+    """A folio of nothing but zeroes is not written to its slots, only noted: `mm/page_io.c:
+    swap_zeromap_folio_set`, since 6.12."""
+
+    swap_begins_behind_header: bool
+    """The first slots that are given out share a cluster with the header of the device:
+    `mm/swapfile.c:cluster_alloc_swap_entry`, since 6.13 or so; before, an untouched one is taken.
+    """
+
     knows_who_maps_large: bool
     """CONFIG_MM_ID: a large folio knows whether two processes map it:
     `include/linux/mm.h:folio_maybe_mapped_shared`, since 6.15."""
@@ -101,9 +128,6 @@ class ProcessRules:
     `mm/gup.c:writable_file_mapping_allowed`, since 6.5; before, io_uring itself refuses every file
     that is not in memory only."""
 
-    gup_grows_stack: bool
-    """get_user_pages below a stack lets it grow: `find_extend_vma`, until 6.4."""
-
     forced_hugetlb_writes: bool
     """FOLL_FORCE may write to private hugetlb memory: `mm/gup.c:check_vma_flags @7.2`."""
 
@@ -139,6 +163,18 @@ class ProcessRules:
     hugetlb_restores_reserve: bool
     """A private page that its owner unmaps is reserved again: `mm/hugetlb.c:
     __unmap_hugepage_range`, since 6.8."""
+
+    hugetlb_child_stays_protected: bool
+    """Entries of a child keep the protection of its parent's userfaultfd, which nobody can end, so
+    that writes fault for ever: `mm/hugetlb.c:copy_hugetlb_page_range @6.1`, until 6.4."""
+
+    hugetlb_copy_says_exists: bool
+    """UFFDIO_COPY is EEXIST where the pool has nothing left, as the entry's table exists; ENOMEM
+    before: `mm/hugetlb.c:hugetlb_mfill_atomic_pte @7.2`."""
+
+    hugetlb_reads_around_lost: bool
+    """read(2) of a file of huge pages fails only at the 4 KiB that were lost:
+    `fs/hugetlbfs/inode.c:adjust_range_hwpoison`, since 6.6; before, for the whole huge page."""
 
     smaps_shows_protnone_huge: bool
     """smaps counts huge pages behind PROT_NONE: `mm/huge_memory.c:follow_trans_huge_pmd @6.1` does
@@ -216,6 +252,20 @@ class ProcessRules:
     """UFFDIO_WRITEPROTECT makes entries writable only where no fault would do more:
     `mm/userfaultfd.c:uffd_wp_range`, since 6.2; @6.1 as the area's protection has it."""
 
+    uffd_continue_protects: bool
+    """UFFDIO_CONTINUE_MODE_WP: since 6.4."""
+
+    uffd_continue_has_one_error: bool
+    """UFFDIO_CONTINUE beyond the end of a file is EFAULT as in a hole, where it was EINVAL:
+    `mm/userfaultfd.c:mfill_atomic_pte_continue @7.2`."""
+
+    uffd_move: bool
+    """UFFDIO_MOVE: since 6.8."""
+
+    uffd_move_marks_swapped: bool
+    """An entry of a swapped page that UFFDIO_MOVE moves becomes soft-dirty:
+    `mm/userfaultfd.c:move_swap_pte`, since 6.17."""
+
     uffd_allocates_first: bool
     """UFFDIO_COPY beyond the end of shared memory is ENOMEM, as no folio is to be had there; EFAULT
     @6.12, where the size is asked for last (`mm/shmem.c:shmem_mfill_atomic_pte`)."""
@@ -223,13 +273,30 @@ class ProcessRules:
     cachestat: bool
     """cachestat(2): since 6.5."""
 
-    swapin_skips_cache: bool
-    """A slot of fast swap that one entry names is read past the swap cache:
-    `mm/memory.c:do_swap_page`, until the swap table of 7.0."""
+    weighted_interleave: bool
+    """MPOL_WEIGHTED_INTERLEAVE: since 6.9."""
 
-    swapin_frees_cache: bool
-    """A page from fast swap leaves the swap cache as soon as no entry names its slot, after it was
-    mapped: `mm/memory.c:do_swap_page, should_try_to_free_swap @7.2`."""
+    pages_out_copies_of_others_files: bool
+    """MADV_PAGEOUT of a private mapping takes the process's copies, also where the file is another
+    user's: `mm/madvise.c:can_do_file_pageout`, since 6.2; @6.1 can_do_pageout refuses it all."""
+
+    process_madvise_of_own: bool
+    """process_madvise(2) of one's own memory takes any advice: since 6.13."""
+
+    process_madvise_of_own_unprivileged: bool
+    """process_madvise(2) of one's own memory takes no CAP_SYS_NICE: since 6.12."""
+
+    mseal: bool
+    """mseal(2): since 6.10."""
+
+    seals_exec: bool
+    """F_SEAL_EXEC and MFD_NOEXEC_SEAL: since 6.3."""
+
+    swapin_skips_cache: bool
+    """A slot of fast swap that one entry names is read past the swap cache: `mm/memory.c:
+    do_swap_page`, until the swap table of 7.0. With that, every page comes through the cache, and
+    one from fast swap leaves it after it was mapped, if no entry names its slot
+    (`should_try_to_free_swap @7.2`)."""
 
     held_lazyfree_is_kept: bool
     """A page that MADV_FREE gave up and somebody holds counts as written when reclaim finds it:
@@ -260,6 +327,14 @@ class ProcessRules:
     ksm_smart_scan: bool
     """Pages that did not merge are skipped for some passes: since 6.7."""
 
+    fork_copies_ksm_counts: bool
+    """A child begins with its parent's counts of KSM's items and merged pages: `kernel/fork.c:
+    mm_init @6.1`; `include/linux/ksm.h:ksm_fork @6.12` clears them."""
+
+    ksm_collapses_chains: bool
+    """A chain with one shared page left is none any more at the next look; before, only if it is
+    time to prune it: `mm/ksm.c:stable_node_dup`, since 6.11."""
+
     full_readahead_marks_half: bool
     """A read that is as long as its window marks the middle of it; before, the next window was
     joined to it: `mm/readahead.c:page_cache_sync_ra`, since 6.11 or so."""
@@ -279,6 +354,36 @@ class ProcessRules:
     """A page that could not be written has PG_error: `fs/ext4/page-io.c:ext4_finish_bio @6.1`,
     until 6.10."""
 
+    writes_take_large_folios: bool
+    """write(2) to a file that may have large folios takes one as large as it can:
+    `mm/filemap.c:__filemap_get_folio` with `fgf_set_order`, since 6.6."""
+
+    readahead_starts_large: bool
+    """A file's readahead begins with folios of 4 pages: `mm/readahead.c:page_cache_ra_order`, until
+    6.15 or so; since then with single pages, and they grow when the reader comes after them."""
+
+    large_folios_of_two: bool
+    """Folios of two pages in the page cache: `mm/readahead.c:page_cache_ra_order`, since 6.10."""
+
+    iomap_tracks_blocks: bool
+    """iomap knows which blocks of a folio are dirty: `iomap_dirty_folio`, since 6.6."""
+
+    locks_areas: bool
+    """A fault first tries with the lock of its area alone: `arch/x86/mm/fault.c:
+    do_user_addr_fault`, since 6.4."""
+
+    executable_reads_on: bool
+    """A fault in an executable area reads from its page on, to the end of the area at most:
+    `mm/filemap.c:do_sync_mmap_readahead`, since 6.16."""
+
+    iomap_zeroing_flushes: bool
+    """What is dirty where a file of xfs grows is written first: `fs/iomap/buffered-io.c:
+    iomap_zero_iter_flush_and_stale @6.12`; @7.2 such folios are found and zeroed."""
+
+    xfs_writes_new_end: bool
+    """What is dirty at the new end is written before a file of xfs becomes smaller:
+    `fs/xfs/xfs_iops.c:xfs_setattr_size`, until 6.11 or so."""
+
     ext4_large_folios: bool
     """Regular files of ext4 have large folios: `fs/ext4/inode.c:ext4_set_inode_mapping_order`,
     since 6.16."""
@@ -286,6 +391,85 @@ class ProcessRules:
     faults_map_whole_folios: bool
     """A fault maps all pages of a large folio of a file: `mm/memory.c:finish_fault @7.2`; @6.12
     only of anonymous shared memory."""
+
+    faults_map_whole_shmem: bool
+    """A fault maps all pages of a large folio of a memfd or of shared anonymous memory:
+    `mm/memory.c:finish_fault @6.12`, since 6.11."""
+
+    shmem_sizes: bool
+    """Settings per size for shared memory (`hugepages-64kB/shmem_enabled`), and a large folio of a
+    file in memory must lie in the area that faults: `mm/shmem.c:shmem_allowable_huge_orders,
+    shmem_suitable_orders`, since 6.11; before, there are huge pages only, wherever the area is."""
+
+    shmem_size_counts_write: bool
+    """`within_size` looks at where a write will end too: `mm/shmem.c:shmem_huge_global_enabled`,
+    since 6.12."""
+
+    tmpfs_takes_all_sizes: bool
+    """tmpfs with huge= makes the largest folio that fits, not only huge pages: since 6.14."""
+
+    no_file_pmd_where_disabled: bool
+    """MADV_NOHUGEPAGE and PR_SET_THP_DISABLE also forbid to map a file's huge page by a PMD:
+    `mm/memory.c:do_set_pmd`, since 6.12."""
+
+    pmd_of_file_is_locked: bool
+    """A file's huge page that a PMD maps into a locked area is mlocked: `mm/rmap.c:
+    page_add_file_rmap @6.1, __folio_add_file_rmap @7.2`; not @6.12, where large folios are left to
+    reclaim."""
+
+    whole_file_folio_is_locked: bool
+    """A large folio of a file that one fault maps as a whole into a locked area is mlocked:
+    `mm/rmap.c:__folio_add_file_rmap @7.2`, since 6.18."""
+
+    pmd_zap_marks_accessed: bool
+    """Unmapping a file's huge page that was used marks it accessed, as small pages always were:
+    `mm/huge_memory.c:zap_huge_pmd_folio @7.2`."""
+
+    splits_at_the_cut: bool
+    """A truncation splits a large folio only around the cut: `mm/truncate.c:
+    truncate_inode_partial_folio` calls folio_split, since 6.15; before, into single pages."""
+
+    splits_shmem_to_order: bool
+    """Folios of files in memory may be split into large pieces: `mm/huge_memory.c:
+    split_huge_page_to_list_to_order` refuses it @6.12."""
+
+    shmem_swaps_whole: bool
+    """A large folio of shared memory is swapped out as a whole: `mm/shmem.c:shmem_writepage`, since
+    6.12; before, reclaim splits it."""
+
+    shmem_swaps_in_whole: bool
+    """It comes back from fast swap as a whole: `mm/shmem.c:shmem_swap_alloc_folio`, since 6.14."""
+
+    collapses_large_folios_of_files: bool
+    """A collapse of a file takes large folios too: `mm/khugepaged.c:collapse_file`, since 6.11."""
+
+    collapse_drains_swapins: bool
+    """A collapse of a file empties the CPU's batch after it read a page from swap, without which
+    the page is on no list: `mm/khugepaged.c:collapse_file`, since 6.3."""
+
+    collapse_retracts_all: bool
+    """MADV_COLLAPSE of a file takes the tables of every process away, and maps the huge page where
+    no table was: `mm/khugepaged.c:retract_page_tables, collapse_pte_mapped_thp`, since 6.6; before,
+    others' tables are left to khugepaged, and without a table of its own the call fails."""
+
+    collapse_allocates_pmd_table: bool
+    """It also maps the huge page where not even a PMD table was: `mm/khugepaged.c:set_huge_pmd`,
+    since 6.17 or so."""
+
+    collapses_files_on_disk: bool
+    """Files whose file system has large folios can be collapsed: `mm/huge_memory.c:file_thp_enabled
+    @7.2`; before, only with CONFIG_READ_ONLY_THP_FOR_FS, which Debian does not set."""
+
+    pat_marks_areas: bool
+    """An area that maps physical memory as a whole has VM_PAT ("ar"): `arch/x86/mm/pat/memtype.c:
+    track_pfn_remap`, until 6.15; since then the area's `pfnmap_track_ctx` knows."""
+
+    sockets_are_noexec: bool
+    """What is mapped of a socket can never be executed: sockfs has SB_I_NOEXEC @7.2, not @6.12."""
+
+    smaps_walks_pfnmap: bool
+    """smaps counts the pages that were copied in an area of a device: `mm/pagewalk.c:walk_page_vma
+    @6.12` asks nothing; `walk_page_test` leaves such areas out @6.1."""
 
 
 def is_modelled(release: KernelRelease) -> bool:
@@ -307,6 +491,13 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         small_folios_only_reuse=(6, 9) <= version < (6, 15),
         huge_zero_becomes_huge=version >= (6, 13),
         large_anon_folios=version >= (6, 8),
+        counts_large_folios=version >= (6, 10),
+        counts_large_swapin=version >= (6, 13),
+        collapses_to_any_size=version >= (7, 2),
+        splits_at_a_page=version >= (6, 15),
+        swaps_in_large_folios=version >= (6, 12),
+        knows_pages_of_zeroes=version >= (6, 12),
+        swap_begins_behind_header=version >= (6, 13),
         knows_who_maps_large=version >= (6, 15),
         madvise_keeps_whole_folios=version >= (6, 10),
         pagemap_asks_each_page=(6, 11) <= version < (6, 15),
@@ -318,7 +509,6 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         mprotect_wants_dirty=version < (6, 2),
         unshares_cache_pages=version >= (6, 2),
         refuses_longterm_file_writes=version >= (6, 5),
-        gup_grows_stack=version < (6, 5),
         forced_hugetlb_writes=version >= (7, 0),
         direct_io_pins=version >= (6, 4),
         tmpfs_takes_direct=version >= (6, 6),
@@ -329,6 +519,9 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         merges_unfaulted_neighbours=version >= (6, 16),
         hugetlb_cache_counts_pages=version >= (6, 7),
         hugetlb_restores_reserve=version >= (6, 8),
+        hugetlb_child_stays_protected=version < (6, 4),
+        hugetlb_copy_says_exists=version >= (7, 0),
+        hugetlb_reads_around_lost=version >= (6, 6),
         smaps_shows_protnone_huge=version >= (6, 6),
         smaps_shows_ksm=version >= (6, 6),
         device_private=version >= (6, 18),
@@ -350,10 +543,19 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         uffd_poison=version >= (6, 6),
         uffd_wp_several_areas=version >= (6, 4),
         uffd_unprotect_asks=version >= (6, 2),
+        uffd_continue_protects=version >= (6, 4),
+        uffd_continue_has_one_error=version >= (7, 2),
+        uffd_move=version >= (6, 8),
+        uffd_move_marks_swapped=version >= (6, 17),
         uffd_allocates_first=version >= (7, 2),
         cachestat=version >= (6, 5),
+        weighted_interleave=version >= (6, 9),
+        pages_out_copies_of_others_files=version >= (6, 2),
+        process_madvise_of_own_unprivileged=version >= (6, 12),
+        process_madvise_of_own=version >= (6, 13),
+        mseal=version >= (6, 10),
+        seals_exec=version >= (6, 3),
         swapin_skips_cache=version < (7, 0),
-        swapin_frees_cache=version >= (7, 0),
         held_lazyfree_is_kept=version < (6, 15),
         swapin_leaves_unlocked=version >= (6, 11),
         swaps_large_folios_by_entries=version >= (6, 10),
@@ -362,11 +564,41 @@ def process_rules(release: KernelRelease) -> ProcessRules:
         ksm_unshares=version >= (6, 2),
         ksm_marks_zero_pages=version >= (6, 6),
         ksm_smart_scan=version >= (6, 7),
+        fork_copies_ksm_counts=version < (6, 12),
+        ksm_collapses_chains=version >= (6, 11),
         full_readahead_marks_half=version >= (6, 12),
         readahead_ends_aligned=version >= (6, 16),
         device_io_pages=0,
         failed_writes_fill_blocks=version < (6, 15),
         failed_writes_mark_pages=version < (6, 10),
+        writes_take_large_folios=version >= (6, 6),
+        readahead_starts_large=version < (6, 16),
+        large_folios_of_two=version >= (6, 10),
+        iomap_tracks_blocks=version >= (6, 6),
+        locks_areas=version >= (6, 4),
+        executable_reads_on=version >= (6, 16),
+        iomap_zeroing_flushes=(6, 12) <= version < (6, 19),
+        xfs_writes_new_end=version < (6, 12),
         ext4_large_folios=version >= (6, 16),
         faults_map_whole_folios=version >= (7, 2),
+        pat_marks_areas=version < (6, 16),
+        smaps_walks_pfnmap=version >= (6, 2),
+        sockets_are_noexec=version >= (7, 0),
+        faults_map_whole_shmem=version >= (6, 11),
+        shmem_sizes=version >= (6, 11),
+        shmem_size_counts_write=version >= (6, 12),
+        tmpfs_takes_all_sizes=version >= (6, 14),
+        no_file_pmd_where_disabled=version >= (6, 12),
+        pmd_of_file_is_locked=version < (6, 8) or version >= (6, 18),
+        whole_file_folio_is_locked=version >= (6, 18),
+        pmd_zap_marks_accessed=version >= (6, 15),
+        splits_at_the_cut=version >= (6, 15),
+        splits_shmem_to_order=version >= (6, 15),
+        shmem_swaps_whole=version >= (6, 12),
+        shmem_swaps_in_whole=version >= (6, 14),
+        collapses_large_folios_of_files=version >= (6, 11),
+        collapse_drains_swapins=version >= (6, 3),
+        collapse_retracts_all=version >= (6, 6),
+        collapse_allocates_pmd_table=version >= (6, 17),
+        collapses_files_on_disk=version >= (7, 0),
     )

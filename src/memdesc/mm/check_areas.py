@@ -73,10 +73,7 @@ def _check_merged(kernel: Kernel, mm: Mm) -> None:
     """
     for one, other in pairwise(mm.vmas):
         if one.anon_vma is None and other.anon_vma is None and not other.flags & VM_SPECIAL:
-            new = Proposed(
-                other.vpn_start, other.vpn_end, other.flags, other.pgoff, other.file, other.name,
-                uffd=other.uffd,
-            )  # fmt: skip
+            new = Proposed.part_of(other, other.vpn_start, other.vpn_end)
             assert not may_merge(kernel, new, one), (
                 f"two areas that could be one, at {other.vpn_start:#x}"
             )

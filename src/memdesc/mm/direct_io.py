@@ -25,34 +25,49 @@ from memdesc.mm.writeback import writeback_range
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["InFlight", "begin_dma", "dio_read", "dio_write"]
+__all__ = ["InFlight", "begin_dma", "begin_dma_from", "dio_read", "dio_write"]
 
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """An O_DIRECT read whose device takes its time: it holds pages, and writes at the end."""
+    """An O_DIRECT transfer whose device takes its time: it holds pages, and touches them at the
+    end."""
 
     pages: list[int]
-    contents: Sequence[int]
-    each: int
-    """References to each page of a small folio."""
+    contents: Sequence[int] | None
+    """What the device brings; None: it takes what it finds."""
+    has_pins: bool
+    accounted: int = 0
 
     def release(self, kernel: Kernel) -> None:
         """The device writes, whatever became of the pages, and what it wrote to is dirtied.
 
         Nobody asks the file system as a store would (page_mkwrite).
         """
-        for pfn, content in zip(self.pages, self.contents, strict=True):
-            kernel.f.content[pfn] = content
-        kernel.say("bio_check_pages_dirty: a device wrote, the pages become dirty without a fault")
-        direct_io_done(kernel, self.pages, to_memory=True)
-        self.pages = []
+        if self.contents is not None:
+            for pfn, content in zip(self.pages, self.contents, strict=True):
+                kernel.f.content[pfn] = content
+            kernel.say("bio_check_pages_dirty: a device wrote, the pages become dirty, no fault")
+        direct_io_done(kernel, self.pages, to_memory=self.contents is not None)
+        self.pages, self.contents = [], None
+
+    def taken(self, kernel: Kernel) -> tuple[int, ...]:
+        """The device reads the pages now, whatever was written to them since it was told to."""
+        found = tuple(int(kernel.f.content[pfn]) for pfn in self.pages)
+        self.release(kernel)
+        return found
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
         for pfn in self.pages:
-            if pfn != kernel.zero_pfn:
-                yield pfn, 1 if kernel.order_of(pfn) else self.each
+            if self.has_pins and pfn == kernel.zero_pfn:
+                continue
+            small_pin = self.has_pins and not kernel.order_of(pfn)
+            yield pfn, PIN_BIAS if small_pin else 1
+
+    def pinned(self) -> Sequence[int]:
+        """Frames on which it has a pin each."""
+        return self.pages if self.has_pins else ()
 
 
 def begin_dma(kernel: Kernel, process: Process, vpn: int, contents: Sequence[int]) -> InFlight:
@@ -63,8 +78,13 @@ def begin_dma(kernel: Kernel, process: Process, vpn: int, contents: Sequence[int
     pages = direct_io_pages(kernel, process, vpn, len(contents), to_memory=True)
     for pfn in pages:
         set_page_dirty(kernel, pfn)
-    each = PIN_BIAS if kernel.rules.direct_io_pins else 1
-    return InFlight(pages, contents[: len(pages)], each)
+    return InFlight(pages, contents[: len(pages)], kernel.rules.direct_io_pins)
+
+
+def begin_dma_from(kernel: Kernel, process: Process, vpn: int, count: int) -> InFlight:
+    """io_submit(2) of an O_DIRECT write: a device will read the pages. Raises Errno."""
+    pages = direct_io_pages(kernel, process, vpn, count, to_memory=False)
+    return InFlight(pages, None, kernel.rules.direct_io_pins)
 
 
 def dio_read(

@@ -23,7 +23,8 @@ __all__ = [
     "ACCESSED", "DIRTY", "EXCLUSIVE_SWAP", "HUGE", "NONE_ENTRY", "PFN_MASK", "PFN_SHIFT",
     "PRESENT", "PROTNONE", "RW",
     "SOFT_DIRTY", "SOFT_DIRTY_SWAP", "SPECIAL", "UFFD_WP", "UFFD_WP_SWAP", "USER", "Marker",
-    "SwapType", "is_present", "not_present", "pfn_of", "present", "swap_offset", "swap_type",
+    "SwapType", "is_present", "move_offset", "not_present", "pfn_of", "present",
+    "swap_offset", "swap_type",
 ]  # fmt: skip
 
 NONE_ENTRY: Final = 0
@@ -99,3 +100,8 @@ def swap_type(entry: int) -> SwapType:
 def swap_offset(entry: int) -> int:
     """Its offset: a slot, a frame or a marker."""
     return entry >> _OFFSET_SHIFT & _OFFSET_MASK
+
+
+def move_offset(entry: int, by: int) -> int:
+    """pte_move_swp_offset(): the same entry for a slot so many further."""
+    return entry + (by << _OFFSET_SHIFT)

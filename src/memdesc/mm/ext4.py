@@ -2,80 +2,73 @@
 
 `fs/ext4/readpage.c:ext4_mpage_readpages, fs/ext4/inode.c:ext4_page_mkwrite, ext4_da_write_begin
 @6.12`: reading attaches no buffers and marks pages that lie on disk as a whole (MAPPEDTODISK, shown
-as OWNER_2); writing attaches them.
+as OWNER_2); writing attaches them (`mm.aops`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.file_systems import EXT4
 from memdesc.mm.files import PAGE_BYTES
-from memdesc.mm.page_cache import add_folio, attach_private
-from memdesc.mm.process import Errno
+from memdesc.mm.page_cache import attach_private
+from memdesc.mm.process import Errno, Signal
+from memdesc.mm.super import claim_blocks
 
 if TYPE_CHECKING:
     from memdesc.mm.files import AddressSpace
     from memdesc.mm.kernel import Kernel
 
-MAX_ORDER: Final = 9
-"""mapping_max_folio_order() of regular files."""
-
-__all__ = ["ext4_page_mkwrite", "ext4_read_folio", "ext4_write_begin", "fill_folio"]
-
-
-def ext4_read_folio(kernel: Kernel, mapping: AddressSpace, index: int, order: int = 0) -> int:
-    """Read the folio at an index that is not cached; its page of that index, see `fill_folio`."""
-    first = index >> order << order
-    pfn = add_folio(kernel, mapping, first, order)
-    fill_folio(kernel, mapping, pfn)
-    return pfn + index - first
-
-
-def fill_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
-    """Read a folio that is cached. One that the disk does not give is not UPTODATE."""
-    first = int(kernel.f.pgoff[pfn])
-    pages = range(first, first + (1 << kernel.order_of(pfn)))
-    if kernel.disk.fails and any(at in mapping.blocks for at in pages):
-        kernel.clear_flags(pfn, KPF.UPTODATE)
-        kernel.say("ext4_mpage_readpages: the disk does not give it, cached without its content")
-        return
-    kernel.set_flags(pfn, KPF.UPTODATE)
-    for at in pages:
-        kernel.f.content[pfn + at - first] = mapping.blocks.get(at, 0)
-    if all(at in mapping.blocks for at in pages):
-        kernel.set_flags(pfn, KPF.OWNER_2)
-        kernel.say("ext4_mpage_readpages: read, mapped to disk")
-    else:
-        kernel.say("ext4_mpage_readpages: a hole, zeroes")
-
-
-def ext4_write_begin(kernel: Kernel, mapping: AddressSpace, index: int, pages: int) -> int:
-    """ext4_da_write_begin(): the page that write(2) fills next, with buffers. Raises OutOfMemory.
-
-    `pages`: how many are still to come. A release with large folios makes one as large as they
-    and the index allow (`mm/filemap.c:__filemap_get_folio, fgf_set_order @7.2`).
-    """
-    pfn = mapping.pages.get(index)
-    if pfn is None:
-        order = 0
-        if kernel.rules.ext4_large_folios:
-            order = min(pages.bit_length() - 1, MAX_ORDER)
-            if index:
-                order = min(order, (index & -index).bit_length() - 1)
-            while order and any(index + at in mapping.pages for at in range(1 << order)):
-                order -= 1
-        pfn = add_folio(kernel, mapping, index, order)
-        if order:
-            kernel.say(f"__filemap_get_folio: a folio of order {order} for the write")
-    attach_private(kernel, pfn)
-    return pfn
+__all__ = [
+    "ext4_alloc_da_blocks",
+    "ext4_fallocate",
+    "ext4_journal_data",
+    "ext4_page_mkwrite",
+]
 
 
 def ext4_page_mkwrite(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
-    """A shared mapping writes for the first time: blocks are reserved, buffers attached."""
+    """A shared mapping writes for the first time: blocks are reserved, buffers attached.
+
+    Raises Signal where no block is left.
+    """
     attach_private(kernel, pfn)
+    head = kernel.head(pfn)
+    index = int(kernel.f.pgoff[head])
+    try:
+        end = min(index + (1 << kernel.order_of(head)), mapping.pages_in_size)
+        claim_blocks(kernel, mapping, index, end)
+    except Errno:
+        raise Signal("SIGBUS", "ADRERR") from None
     kernel.say("ext4_page_mkwrite: buffers attached, the file system knows of the write")
+
+
+def ext4_journal_data(mapping: AddressSpace) -> None:
+    """FS_JOURNAL_DATA_FL: `fs/ext4/inode.c:ext4_change_inode_journal_flag`.
+
+    Its pages are dirtied and written as others are, but never in large folios.
+    """
+    if mapping.fs is not EXT4 or mapping.pages:
+        raise MemdescError(
+            "the model knows data journalling of ext4's files only, before they have pages",
+            hint="put journal_data right after `open f ext4:NAME create`",
+        )
+    mapping.journalled = True
+
+
+def ext4_alloc_da_blocks(kernel: Kernel, mapping: AddressSpace) -> None:
+    """Data that has no block yet is written, so that a crash does not leave an empty file where an
+    old one was: a file is renamed over another, or closed after it was emptied."""
+    from memdesc.mm.writeback import filemap_fdatawrite
+
+    if mapping.fs is EXT4 and any(
+        index not in mapping.blocks and kernel.flags(pfn) & KPF.DIRTY
+        for index, pfn in mapping.pages.items()
+    ):
+        kernel.say("ext4_alloc_da_blocks: what has no block yet is written now")
+        filemap_fdatawrite(kernel, mapping)
 
 
 def ext4_fallocate(

@@ -13,6 +13,7 @@ from memdesc.mm import loops
 from memdesc.mm.frames import TABLE_ENTRIES
 from memdesc.mm.mmap import expand_stack
 from memdesc.mm.new_folio import is_plain, marked_by_area
+from memdesc.mm.pkeys import pkey_allows
 from memdesc.mm.process import Mm, OutOfMemory, Signal
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.userfaultfd import handle_userfault
@@ -34,6 +35,8 @@ def access(kernel: Kernel, mm: Mm, vpn: int, *, write: bool) -> int:
 
     Sets accessed and dirty as the processor does.
     """
+    if mm.pkru:
+        _check_key(mm, vpn, write=write)
     while True:
         entry = mm.tables.entry(vpn)
         if entry & e.PRESENT and (entry & e.RW or not write):
@@ -50,6 +53,13 @@ def access(kernel: Kernel, mm: Mm, vpn: int, *, write: bool) -> int:
             handle_mm_fault(kernel, mm, vma, vpn, write=write)
         except OutOfMemory:
             raise Signal("SIGKILL", "OOM") from None
+
+
+def _check_key(mm: Mm, vpn: int, *, write: bool) -> None:
+    """The protection key of the area, before anything else of it is asked. Raises Signal."""
+    vma = mm.vmas.find(vpn)
+    if vma is not None and not pkey_allows(mm, vma, write=write):
+        raise Signal("SIGSEGV", "PKUERR")
 
 
 def touch(kernel: Kernel, mm: Mm, vpn: int, bits: int) -> None:

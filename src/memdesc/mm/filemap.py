@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.files import EXT4, PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.file_pmd import set_file_pmd
+from memdesc.mm.files import PAGE_BYTES, AddressSpace, OpenFile
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.mark_accessed import mark_accessed
-from memdesc.mm.new_folio import marked_by_area
+from memdesc.mm.new_folio import marked_by_area, new_anon_folio
 from memdesc.mm.page_cache import is_cached, read_page
 from memdesc.mm.process import Errno, Mm, Signal
 from memdesc.mm.rmap import anon_vma_prepare
-from memdesc.mm.vma import VM, Vma
-from memdesc.mm.wp import new_anon_page
+from memdesc.mm.shmem import shmem_get_page
+from memdesc.mm.shmem_huge import FaultAt, is_anon_shmem
+from memdesc.mm.vma import VM, VM_UFFD, Vma
 from memdesc.mm.writeback import dirty_folio
 
 if TYPE_CHECKING:
@@ -49,7 +51,11 @@ def do_read_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     """A load: the cache's page is mapped, writable where nobody wants to know of writes."""
     if do_fault_around(kernel, mm, vma, vpn):
         return
-    pfn = _fault(kernel, vma, vpn)
+    pfn = _fault(kernel, mm, vma, vpn)
+    assert vma.file is not None
+    if vma.file.ra.get("retry") and do_fault_around(kernel, mm, vma, vpn):
+        kernel.say("filemap_fault: the disk was asked, so the whole fault was done again")
+        return
     finish_fault(kernel, mm, vma, vpn, pfn, write=False)
     kernel.say("do_read_fault: the page of the cache")
 
@@ -71,6 +77,10 @@ def do_fault_around(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
     found = [at for at in range(first, end) if is_mappable(kernel, mapping, vma.index_of(at))]
     if not found:
         return False
+    head = mapping.pages[vma.index_of(found[0])]
+    whole = _may_map_all(kernel, mapping, head, around=True)
+    if whole and set_file_pmd(kernel, mm, vma, vpn, head):
+        return True
     mm.tables.alloc_pte(vpn)
     if kernel.rules.faults_map_whole_folios:
         found = sorted({page for at in found for page in _whole_folio(kernel, vma, mapping, at)})
@@ -78,6 +88,8 @@ def do_fault_around(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
         if mm.tables.entry(at) == e.NONE_ENTRY:
             map_page(kernel, mm, vma, at, mapping.pages[vma.index_of(at)])
     kernel.say("filemap_map_pages: all that is cached around the fault")
+    if vma.file.ra:
+        vma.file.ra["misses"] = max(0, vma.file.ra["misses"] - len(found))
     return vpn in found
 
 
@@ -92,9 +104,9 @@ def is_mappable(kernel: Kernel, mapping: AddressSpace, index: int) -> bool:
 def do_cow_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     """A store to a private mapping: a copy, and the cache's page stays unmapped."""
     anon_vma_prepare(kernel, mm, vma)
-    source = _fault(kernel, vma, vpn)
+    source = _fault(kernel, mm, vma, vpn)
     mm.tables.alloc_pte(vpn)
-    pfn = new_anon_page(kernel, vma, vpn)
+    pfn = new_anon_folio(kernel, vma, vpn)
     kernel.f.content[pfn] = kernel.f.content[source]
     bits = e.ACCESSED | e.SOFT_DIRTY
     if vma.flags & VM.WRITE:
@@ -108,7 +120,7 @@ def do_cow_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
 
 def do_shared_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     """A store to a shared mapping: the file system is asked, the folio is dirty at once."""
-    pfn = _fault(kernel, vma, vpn)
+    pfn = _fault(kernel, mm, vma, vpn)
     _page_mkwrite(kernel, vma, pfn)
     finish_fault(kernel, mm, vma, vpn, pfn, write=True)
     dirty_folio(kernel, pfn)
@@ -116,10 +128,20 @@ def do_shared_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
 
 
 def finish_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool) -> None:
-    """Map a page of the cache, or all pages of its folio."""
+    """Map a page of the cache, or all pages of its folio, by a PMD where that is possible."""
+    assert vma.file is not None
+    if _may_map_all(kernel, vma.file.mapping, pfn) and set_file_pmd(
+        kernel, mm, vma, vpn, pfn, write=write
+    ):
+        return
     mm.tables.alloc_pte(vpn)
-    for at, page in _pages_to_map(kernel, mm, vma, vpn, pfn):
+    pages = _pages_to_map(kernel, mm, vma, vpn, pfn)
+    for at, page in pages:
         map_page(kernel, mm, vma, at, page, write=write)
+    if len(pages) > 1 and vma.flags & VM.LOCKED and kernel.rules.whole_file_folio_is_locked:
+        from memdesc.mm.mlock import mlock_vma_folio
+
+        mlock_vma_folio(kernel, vma, pfn, whole=True)
 
 
 def map_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: bool = False) -> None:
@@ -182,7 +204,7 @@ def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
+def _fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> int:
     """vm_ops->fault: the page, in the cache. Raises Signal beyond the end of the file."""
     assert vma.file is not None
     mapping: AddressSpace = vma.file.mapping
@@ -190,7 +212,7 @@ def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
     if index >= mapping.pages_in_size:
         kernel.say("filemap_fault: beyond the end of the file")
         raise Signal("SIGBUS", "ADRERR")
-    if mapping.fs is EXT4:
+    if mapping.fs.has_device:
         from memdesc.mm.readahead import mmap_readahead
 
         mmap_readahead(kernel, vma, index)
@@ -198,8 +220,12 @@ def _fault(kernel: Kernel, vma: Vma, vpn: int) -> int:
         from memdesc.mm.userfaultfd import shmem_fault
 
         shmem_fault(kernel, vma, mapping, index)
+    pfn: int | None
     try:
-        pfn = read_page(kernel, mapping, index)
+        if mapping.is_shmem:
+            pfn = shmem_get_page(kernel, mapping, index, fault=FaultAt(mm, vma, vpn))
+        else:
+            pfn = read_page(kernel, mapping, index)
     except Errno:
         kernel.say("filemap_fault: the page cannot be read")
         raise Signal("SIGBUS", "ADRERR") from None
@@ -224,16 +250,18 @@ def _whole_folio(kernel: Kernel, vma: Vma, mapping: AddressSpace, vpn: int) -> r
 
 def _page_mkwrite(kernel: Kernel, vma: Vma, pfn: int) -> None:
     assert vma.file is not None
-    if vma.file.mapping.fs is EXT4:
-        from memdesc.mm.ext4 import ext4_page_mkwrite
+    if vma.file.mapping.fs.tracks_writes:
+        from memdesc.mm.aops import page_mkwrite
 
-        ext4_page_mkwrite(kernel, vma.file.mapping, pfn)
+        page_mkwrite(kernel, vma.file.mapping, pfn)
 
 
 def _pages_to_map(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> list[tuple[int, int]]:
     """finish_fault() @7.2: the whole folio where it fits and nothing is mapped there yet."""
     pages = 1 << kernel.order_of(pfn)
-    if pages == 1 or not kernel.rules.faults_map_whole_folios or vma.flags & VM.UFFD_WP:
+    rules = kernel.rules
+    whole = rules.faults_map_whole_folios or (rules.faults_map_whole_shmem and is_anon_shmem(vma))
+    if pages == 1 or not whole or vma.flags & VM_UFFD:
         return [(vpn, pfn)]
     head = kernel.head(pfn)
     first = vpn - (pfn - head)
@@ -242,8 +270,18 @@ def _pages_to_map(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> list[
         first < vma.vpn_start
         or first + pages > vma.vpn_end
         or first >> 9 != (first + pages - 1) >> 9
-        or int(kernel.f.pgoff[head]) + pages > vma.file.mapping.pages_in_size
+        or not _may_map_all(kernel, vma.file.mapping, pfn)
         or any(mm.tables.entry(at) for at in range(first, first + pages))
     ):
         return [(vpn, pfn)]
     return [(first + at, head + at) for at in range(pages)]
+
+
+def _may_map_all(kernel: Kernel, mapping: AddressSpace, pfn: int, *, around: bool = False) -> bool:
+    """Whether a folio ends before its file does; shmem was always mapped beyond its end.
+
+    `around`: filemap_map_pages() counts one page less.
+    """
+    head = kernel.head(pfn)
+    end = int(kernel.f.pgoff[head]) + (1 << kernel.order_of(head))
+    return mapping.is_shmem or mapping.pages_in_size - around >= end

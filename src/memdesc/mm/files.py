@@ -11,14 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.file_systems import (
+    BY_NAME,
+    EXT4,
+    HUGETLBFS,
+    SECRETMEM,
+    SHMEM,
+    TMPFS,
+    FileSystem,
+)
+from memdesc.mm.memfd import Seal, check_mmap
 from memdesc.mm.process import Errno, Mm, Process
 from memdesc.mm.vma import VM, Vma
 from memdesc.mm.wb_err import sample_errors
-from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
+    from memdesc.mm.mempolicy import Policy
 
 __all__ = [
     "EXT4",
@@ -34,52 +43,18 @@ __all__ = [
     "close_file",
     "dup_file",
     "flags_of_file",
+    "iput",
+    "may_write",
     "memfd_create",
     "memfd_secret",
     "new_inode",
     "open_file",
     "shmem_zero_setup",
-    "unlink",
 ]
 
 PAGE_BYTES: Final = 4096
 PARTLY: Final = 1 << 30
 """Added to a content: the page begins so, and ends in zeroes."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileSystem:
-    """What the memory of a file depends on."""
-
-    name: str
-    """As `kernels/dirtying.py` names it."""
-    kind: MemoryType
-    """What its folios are."""
-    new_flags: int
-    """Flags of a folio that just came into the page cache."""
-    has_device: bool
-    """`inode_to_bdi()` can write back: dirty tags, readahead, fadvise."""
-    tracks_writes: bool
-    """Has `page_mkwrite`: a shared mapping is told of the first write (vma_wants_writenotify)."""
-    maps_around: bool = True
-    """Has `map_pages`: read faults map neighbours (do_fault_around)."""
-
-
-SHMEM: Final = FileSystem(
-    "shmem", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False
-)
-"""Files of the kernel's own tmpfs: memfd and shared anonymous memory."""
-TMPFS: Final = FileSystem(
-    "tmpfs", MemoryType.SHMEM, int(KPF.UPTODATE | KPF.SWAPBACKED), False, False
-)
-EXT4: Final = FileSystem("ext4", MemoryType.FILE, int(KPF.UPTODATE), True, True)
-SECRETMEM: Final = FileSystem(
-    "secretmem", MemoryType.SECRETMEM, int(KPF.UPTODATE | KPF.UNEVICTABLE), False, False,
-    maps_around=False,
-)  # fmt: skip
-HUGETLBFS: Final = FileSystem(
-    "hugetlbfs", MemoryType.HUGETLB, int(KPF.UPTODATE | KPF.HUGE), False, False, maps_around=False
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -96,18 +71,39 @@ class AddressSpace:
     """i_pages: index -> frame, for every page of every folio."""
     swapped: dict[int, int] = field(default_factory=dict)
     """Index -> swap slot, of shmem pages that are swapped out."""
+    swap_orders: dict[int, int] = field(default_factory=dict)
+    """Index -> order, of shmem pages that were swapped out as a large folio and are still one
+    entry of the page cache."""
+    fallocend: int = 0
+    """End of what fallocate(2) reserved, in pages: a split keeps pages up to there."""
     blocks: dict[int, int] = field(default_factory=dict)
     """Index -> content on the device, where a block is allocated and written."""
     vmas: list[tuple[Mm, Vma]] = field(default_factory=list)
     """i_mmap: areas that map it."""
     links: int = 0
     """Names in a folder."""
+    disk_size: int = 0
+    """Of xfs: the size that the inode on disk has."""
+    journalled: bool = False
+    """Of ext4: EXT4_INODE_JOURNAL_DATA, its data goes through the journal."""
+    emptied: bool = False
+    """EXT4_STATE_DA_ALLOC_CLOSE: truncated to nothing since it was closed last."""
     opens: int = 0
     """Open file descriptions."""
+    writers: int = 0
+    """i_writecount: those of them, opened by name, that may write."""
     wb_err: int = 0
     """Errors of write-back (`mm.errseq`)."""
     as_errors: set[str] = field(default_factory=set)
     """AS_EIO, AS_ENOSPC: "EIO", "ENOSPC"."""
+    owner: int | None = None
+    """Who alone may open it; None: everybody, as with memory files."""
+    reserved: int = 0
+    """Pages that are promised as a whole (shmem_acct_size); 0: each as it comes."""
+    policies: dict[int, Policy] = field(default_factory=dict)
+    """Index -> memory policy, of shmem (`struct shared_policy`)."""
+    seals: Seal | None = None
+    """What it promises never to let happen (`mm.memfd`); None: not a file that can."""
 
     @property
     def pages_in_size(self) -> int:
@@ -133,6 +129,8 @@ class OpenFile:
     """FMODE_RANDOM: POSIX_FADV_RANDOM."""
     holders: int = 1
     """f_count: descriptors and areas."""
+    counted: bool = False
+    """FMODE_WRITER: counted in `writers` of its inode."""
     ra: dict[str, int] = field(default_factory=dict)
     """struct file_ra_state."""
     wb_err: int = 0
@@ -154,9 +152,9 @@ class OpenFile:
         """An area is gone: unlink_file_vma(), fput()."""
         self.mapping.vmas.remove((mm, vma))
         if self.mapping.fs is HUGETLBFS:
-            from memdesc.mm.hugetlb import area_gone
+            from memdesc.mm.hugetlb_pool import area_gone
 
-            area_gone(kernel, mm, vma)
+            area_gone(kernel, vma)
         self.closed(kernel)
 
     def shared(self) -> None:
@@ -167,22 +165,33 @@ class OpenFile:
         """fput(): the last one closes the file."""
         self.holders -= 1
         if self.holders == 0:
+            if self.mapping.emptied:
+                from memdesc.mm.ext4 import ext4_alloc_da_blocks
+
+                self.mapping.emptied = False
+                ext4_alloc_da_blocks(kernel, self.mapping)
             self.mapping.opens -= 1
-            _iput(kernel, self.mapping)
+            self.mapping.writers -= self.counted
+            iput(kernel, self.mapping)
 
 
 def new_inode(kernel: Kernel, fs: FileSystem, path: str, *, links: int = 0) -> AddressSpace:
     """An empty file without pages."""
     made = kernel.new_mapping(AddressSpace)
     made.fs, made.path, made.links = fs, path, links
+    if fs is TMPFS:
+        made.seals = Seal.SEAL
     return made
 
 
 def memfd_create(
-    kernel: Kernel, process: Process, name: str, *, fs: FileSystem = SHMEM
-) -> OpenFile:
+    kernel: Kernel, process: Process, name: str,
+    *, fs: FileSystem = SHMEM, seals: Seal = Seal.SEAL,
+) -> OpenFile:  # fmt: skip
     """memfd_create(2): a file in memory without a name in any folder."""
-    return _install(process, name, _open(new_inode(kernel, fs, f"/memfd:{name} (deleted)")))
+    inode = new_inode(kernel, fs, f"/memfd:{name} (deleted)")
+    inode.seals = seals
+    return _install(process, name, _open(inode))
 
 
 def memfd_secret(kernel: Kernel, process: Process, name: str) -> OpenFile:
@@ -207,6 +216,7 @@ def flags_of_file(kernel: Kernel, file: OpenFile, flags: VM) -> VM:
         if flags & VM.WRITE:
             raise Errno("EACCES")
         flags &= ~(VM.SHARED | VM.MAYWRITE)
+    flags = check_mmap(kernel, file.mapping, flags)
     if file.mapping.fs is SECRETMEM:
         if not flags & VM.SHARED:
             raise Errno("EINVAL")
@@ -217,25 +227,40 @@ def flags_of_file(kernel: Kernel, file: OpenFile, flags: VM) -> VM:
 
 def open_file(
     kernel: Kernel, process: Process, name: str, where: str, path: str,
-    *, create: bool = False, truncate: bool = False, **flags: bool,
+    *, create: bool = False, truncate: bool = False, tmpfile: bool = False, **flags: bool,
 ) -> OpenFile:  # fmt: skip
     """open(2) of `path` on a file system by name; `flags`: readonly, direct, sync, append."""
-    fs = {"tmpfs": TMPFS, "ext4": EXT4}[where]
+    from memdesc.mm.namei import tmpfile as vfs_tmpfile
+    from memdesc.mm.super import want_write
+
+    fs = BY_NAME[where]
     shown = f"{where}:{path}"
-    inode = kernel.names.get(shown)
+    inode = vfs_tmpfile(kernel, fs) if tmpfile else kernel.names.get(shown)
+    if inode is None and not create:
+        raise Errno("ENOENT")
+    if inode is None or truncate or (not flags.get("readonly") and fs.name in kernel.disk.readonly):
+        want_write(kernel, where)
     if inode is None:
-        if not create:
-            raise Errno("ENOENT")
         inode = kernel.names[shown] = new_inode(kernel, fs, shown, links=1)
+        inode.owner = process.mm.limits.uid
+    if not may_write(process.mm, inode):
+        raise Errno("EACCES")
     made = _open(inode)
     sample_errors(kernel, made)
     for flag, value in flags.items():
         setattr(made, flag, value)
+    made.counted = not made.readonly
+    inode.writers += made.counted
     if truncate:
         from memdesc.mm.truncate import set_size
 
         set_size(kernel, inode, 0)
     return _install(process, name, made)
+
+
+def may_write(mm: Mm, inode: AddressSpace) -> bool:
+    """inode_owner_or_capable(), or file_permission() with MAY_WRITE."""
+    return mm.limits.capable or inode.owner in (None, mm.limits.uid)
 
 
 def close_file(kernel: Kernel, process: Process, name: str) -> None:
@@ -249,14 +274,15 @@ def dup_file(process: Process, name: str, old: str) -> None:
     process.files[name].shared()
 
 
-def unlink(kernel: Kernel, where: str, path: str) -> None:
-    """unlink(2): the file lives on while it is open or mapped. Raises Errno."""
-    inode = kernel.names.pop(f"{where}:{path}", None)
-    if inode is None:
-        raise Errno("ENOENT")
-    inode.links -= 1
-    inode.path += " (deleted)"
-    _iput(kernel, inode)
+def iput(kernel: Kernel, inode: AddressSpace) -> None:
+    """iput_final(): a file without name and user is gone, with its pages."""
+    if inode.opens or inode.links:
+        return
+    from memdesc.mm.truncate import truncate_inode_pages
+
+    assert not inode.vmas
+    truncate_inode_pages(kernel, inode, 0)
+    kernel.forget_mapping(inode.number)
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -270,14 +296,3 @@ def _open(inode: AddressSpace) -> OpenFile:
 def _install(process: Process, name: str, file: OpenFile) -> OpenFile:
     process.files[name] = file
     return file
-
-
-def _iput(kernel: Kernel, inode: AddressSpace) -> None:
-    """iput_final(): a file without name and user is gone, with its pages."""
-    if inode.opens or inode.links:
-        return
-    from memdesc.mm.truncate import truncate_inode_pages
-
-    assert not inode.vmas
-    truncate_inode_pages(kernel, inode, 0)
-    kernel.forget_mapping(inode.number)

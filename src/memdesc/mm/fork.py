@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm import loops
+from memdesc.mm.accounting import check_commit
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.ksm import fork_mm
 from memdesc.mm.mm_ids import note_child
 from memdesc.mm.mmap import exit_process
+from memdesc.mm.new_folio import new_anon_folio
 from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_fork
 from memdesc.mm.vma import VM, VM_UFFD, Vma
-from memdesc.mm.wp import new_anon_page
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -33,13 +35,16 @@ _NOT_INHERITED = VM.LOCKED | VM.LOCKONFAULT | VM_UFFD
 def fork(kernel: Kernel, parent: Process, name: str) -> Process:
     """A child of a process. Raises OutOfMemory, with nothing left of the child."""
     child = Process(name, Mm(kernel), dict(parent.files), parent=parent)
-    child.memlock_limit = parent.memlock_limit
+    child.mm.limits = replace(parent.mm.limits)
+    child.mm.start_brk, child.mm.brk = parent.mm.start_brk, parent.mm.brk
+    child.fsize_limit = parent.fsize_limit
     for file in child.files.values():
         file.shared()
     child.mm.thp_disabled = parent.mm.thp_disabled
+    child.mm.pkru, child.mm.pkeys = parent.mm.pkru, set(parent.mm.pkeys)
     child.mm.may_have_mergeable = True  # flags that are not inherited kept areas apart
     child.mm.khugepaged = parent.mm.khugepaged
-    fork_mm(kernel, parent.mm, child.mm)
+    child.mm.merge_any = parent.mm.merge_any
     kernel.processes[name] = child
     try:
         for vma in parent.mm.vmas:
@@ -47,6 +52,7 @@ def fork(kernel: Kernel, parent: Process, name: str) -> Process:
     except OutOfMemory:
         exit_process(kernel, child)
         raise
+    fork_mm(kernel, parent.mm, child.mm)
     return child
 
 
@@ -58,9 +64,11 @@ def _dup_area(kernel: Kernel, source: Mm, target: Mm, vma: Vma) -> None:
     if vma.flags & VM.DONTCOPY:
         kernel.say("dup_mmap: VM_DONTCOPY, the child has no such area")
         return
+    if vma.flags & VM.ACCOUNT:
+        check_commit(kernel, vma.pages)
     twin = Vma(
         vma.vpn_start, vma.vpn_end, vma.flags & ~_NOT_INHERITED,
-        vma.pgoff, vma.file, name=vma.name,
+        vma.pgoff, vma.file, name=vma.name, policy=vma.policy, swap_readahead=vma.swap_readahead,
     )  # fmt: skip
     target.vmas.insert(twin)
     if vma.file is not None:
@@ -120,9 +128,12 @@ def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: 
         return
     pfn = e.pfn_of(entry)
     private = vma.is_cow
+    # Taken before it is asked whether the page may be pinned: so 1,023 references look like a pin.
+    kernel.get(pfn)
     if kernel.flags(pfn) & KPF.ANON and kernel.exclusive(pfn):
         if source.has_pinned and kernel.may_be_pinned(pfn):
-            copy = new_anon_page(kernel, twin, vpn)
+            kernel.put(pfn)
+            copy = new_anon_folio(kernel, twin, vpn)
             kernel.f.content[copy] = kernel.f.content[pfn]
             kernel.f.maps[copy] = 1
             write = e.RW if twin.flags & VM.WRITE else 0
@@ -132,7 +143,6 @@ def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: 
             kernel.say("copy_present_page: pinned, the child gets a copy at once")
             return
         kernel.set_exclusive(pfn, False)
-    kernel.get(pfn)
     kernel.f.maps[pfn] += 1
     if kernel.rules.knows_who_maps_large and kernel.order_of(pfn):
         note_child(kernel, pfn, source, target)

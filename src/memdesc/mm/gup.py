@@ -26,11 +26,12 @@ from enum import IntFlag
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
+from memdesc.kernels.masks import mask
 from memdesc.mm import entries as e
 from memdesc.mm.fault import handle_mm_fault
 from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.mark_accessed import mark_accessed
-from memdesc.mm.mmap import expand_stack
+from memdesc.mm.pkeys import pkey_allows
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.vma import VM, Vma
 
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 
+@mask
 class FOLL(IntFlag):
     """What is wanted of get_user_pages (`include/linux/mm_types.h @6.12`; others @6.1)."""
 
@@ -124,6 +126,7 @@ def unpin_user_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = Fals
             set_page_dirty(kernel, pfn)
         if _is_zero_page(kernel, pfn):
             continue
+        kernel.events["nr_foll_pin_released"] += 1
         head = kernel.head(pfn)
         if kernel.order_of(pfn):
             kernel.f.pins[head] -= 1
@@ -139,7 +142,9 @@ def grab(kernel: Kernel, pfn: int, flags: FOLL) -> None:
     elif flags & FOLL.PIN:
         if _is_zero_page(kernel, pfn):
             kernel.say("try_grab_folio: the zero page is never pinned")
-        elif kernel.order_of(pfn):
+            return
+        kernel.events["nr_foll_pin_acquired"] += 1
+        if kernel.order_of(pfn):
             kernel.get(pfn)
             kernel.f.pins[kernel.head(pfn)] += 1
         else:
@@ -187,7 +192,7 @@ def get_pages_slow(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) ->
             at = vpn + len(pages)
             if vma is None or at >= vma.vpn_end:
                 vma = _find_vma(kernel, mm, at)
-                _check_vma_flags(kernel, vma, flags)
+                _check_vma_flags(kernel, mm, vma, flags)
             pages.append(_page(kernel, mm, vma, at, flags))
     except Errno as error:
         if not pages:
@@ -209,19 +214,23 @@ def _slow(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[int
 
 
 def _find_vma(kernel: Kernel, mm: Mm, vpn: int) -> Vma:
-    """gup_vma_lookup(); before 6.5 find_extend_vma(), which lets a stack grow."""
+    """gup_vma_lookup(): no stack grows, since 6.5 and in what is maintained of older series."""
     vma = mm.vmas.find(vpn)
-    if vma is None and kernel.rules.gup_grows_stack:
-        vma = expand_stack(kernel, mm, vpn)
     if vma is None:
         kernel.say("check_vma_flags: nothing is mapped there, EFAULT")
         raise Errno("EFAULT")
     return vma
 
 
-def _check_vma_flags(kernel: Kernel, vma: Vma, flags: FOLL) -> None:
+def _check_vma_flags(kernel: Kernel, mm: Mm, vma: Vma, flags: FOLL) -> None:
     """check_vma_flags(), in its order."""
     why, error = _refusal(kernel, vma, flags)
+    if (
+        not why
+        and not flags & FOLL.REMOTE
+        and not pkey_allows(mm, vma, write=bool(flags & FOLL.WRITE))
+    ):
+        why, error = "the caller's protection key", "EFAULT"
     if why:
         kernel.say(f"check_vma_flags: {why}, {error}")
         raise Errno(error)
@@ -353,7 +362,7 @@ def _faultin(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, flags: FOLL, *, unshare
 def _put(kernel: Kernel, pfn: int) -> None:
     """folio_put(): a hugetlb page goes back to its pool."""
     if kernel.flags(pfn) & KPF.HUGE:
-        from memdesc.mm.hugetlb import put_hugetlb
+        from memdesc.mm.hugetlb_pool import put_hugetlb
 
         put_hugetlb(kernel, pfn)
     else:

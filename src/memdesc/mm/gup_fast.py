@@ -14,6 +14,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.gup import FOLL, get_pages_slow, grab, must_unshare, start
 from memdesc.mm.gup_longterm import is_longterm_pinnable, longterm
+from memdesc.mm.pkeys import pkey_allows
 from memdesc.mm.process import Errno, Mm
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def fast(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[int]
     why = ""
     while len(pages) < count and not why:
         entry = mm.tables.entry(vpn + len(pages))
-        why = reason_for_slow(kernel, flags, entry)
+        why = reason_for_slow(kernel, flags, entry) or _key(mm, vpn + len(pages), flags)
         if not why:
             pfn = e.pfn_of(entry)
             grab(kernel, pfn, flags)
@@ -74,16 +75,23 @@ def reason_for_slow(kernel: Kernel, flags: FOLL, entry: int) -> str:
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _key(mm: Mm, vpn: int, flags: FOLL) -> str:
+    """pte_access_permitted(): the key is in the entry."""
+    vma = mm.vmas.find(vpn) if mm.pkru else None
+    if vma is None or pkey_allows(mm, vma, write=bool(flags & FOLL.WRITE)):
+        return ""
+    return "the protection key"
+
+
 def _folio_allowed(kernel: Kernel, flags: FOLL, pfn: int) -> bool:
     """gup_fast_folio_allowed(): no secrets, and files only where nobody tracks writes."""
     if kernel.flags(pfn) & (KPF.ANON | KPF.HUGE):
         return True
     mapping = kernel.mappings.get(int(kernel.f.mapping[kernel.head(pfn)]))
     fs = getattr(mapping, "fs", None)
-    if fs is None:
-        return True
-    if fs.name == "secretmem":
+    if fs is not None and fs.name == "secretmem":
         return False
     long_write = FOLL.PIN | FOLL.LONGTERM | FOLL.WRITE
     tracked = kernel.rules.refuses_longterm_file_writes and flags & long_write == long_write
+    # Without a file: a driver's page, or one that was truncated. Nobody can tell here.
     return not tracked or bool(mapping is not None and mapping.is_shmem)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.file_pmd import change_file_pmd
 from memdesc.mm.frames import BATCH_DEACTIVATE, TABLE_ENTRIES
 from memdesc.mm.huge_memory import is_huge_zero
 from memdesc.mm.large_folio import likely_mapped_shared, split_folio
 from memdesc.mm.process import Errno, Mm
+from memdesc.mm.thp_orders import enabled_sizes
 from memdesc.mm.vma import VM, Vma
 
 if TYPE_CHECKING:
@@ -34,9 +36,11 @@ def hugepage_madvise(kernel: Kernel, mm: Mm, vma: Vma, advice: str) -> VM:
     """The flags that MADV_HUGEPAGE ("hugepage") or MADV_NOHUGEPAGE gives an area."""
     if advice == "nohugepage":
         return vma.flags & ~VM.HUGEPAGE | VM.NOHUGEPAGE
-    if kernel.knobs["thp"] in ("always", "madvise"):
+    flags = vma.flags & ~VM.NOHUGEPAGE | VM.HUGEPAGE
+    small = kernel.rules.collapses_to_any_size and enabled_sizes(kernel, flags)
+    if kernel.knobs["thp"] in ("always", "madvise") or small:
         mm.khugepaged = True
-    return vma.flags & ~VM.NOHUGEPAGE | VM.HUGEPAGE
+    return flags
 
 
 def madvise_free_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> bool:
@@ -53,7 +57,7 @@ def madvise_free_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_
         return bool(split_folio(kernel, pfn))
     kernel.clear_flags(pfn, int(KPF.DIRTY))
     pmd.huge &= ~(e.ACCESSED | e.DIRTY)
-    from memdesc.mm.madvise import mark_lazyfree
+    from memdesc.mm.madvise_pages import mark_lazyfree
 
     mark_lazyfree(kernel, pfn)
     return True
@@ -127,6 +131,9 @@ def change_huge_pmd(
         return False
     if not e.is_present(pmd.huge):
         raise Errno("EFAULT")
+    if vma.file is not None:
+        change_file_pmd(kernel, vma, pmd)
+        return True
     entry = pmd.huge & ~(e.PRESENT | e.PROTNONE | e.RW)
     entry |= e.PRESENT if prot & (VM.READ | VM.WRITE | VM.EXEC) else e.PROTNONE
     pfn = e.pfn_of(entry)

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.frames import ANON_NEW, BATCH_ADD, C_HUGE_ZERO_PFN, TABLE_ENTRIES, Kind
+from memdesc.mm.file_pmd import drop_file_pmd, zap_file_pmd
+from memdesc.mm.frames import BATCH_ADD, C_HUGE_ZERO_PFN, TABLE_ENTRIES, Kind
 from memdesc.mm.large_folio import deferred_split, pmd_unmapped
 from memdesc.mm.large_folio import page_unmapped as page_unmapped
 from memdesc.mm.large_folio import try_large_anon as try_large_anon
 from memdesc.mm.mm_ids import note_child
+from memdesc.mm.new_folio import marked_by_area, new_anon_folio
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
 from memdesc.mm.process import Mm, OutOfMemory
-from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
+from memdesc.mm.rmap import anon_vma_prepare, mappings_of, move_anon_rmap
 from memdesc.mm.thp_orders import PMD_ORDER, allowed_orders, is_suitable, pmd_allowed
+from memdesc.mm.thp_stats import count_mthp
 from memdesc.mm.vma import VM, Vma
 from memdesc.model.compiled import array
 from memdesc.types import MemoryType
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "copy_huge_pmd", "huge_pmd_fault", "is_huge_zero", "map_huge_pmd", "move_huge_pmd",
     "new_huge_folio", "page_unmapped", "shrink_huge_zero", "split_pmd", "split_pmd_at",
-    "try_huge_fault", "try_large_anon", "wants_large", "zap_huge_pmd",
+    "split_pmds", "try_huge_fault", "try_large_anon", "wants_large", "zap_huge_pmd",
 ]  # fmt: skip
 
 _LOW: Final = TABLE_ENTRIES - 1
@@ -59,7 +62,7 @@ def try_huge_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -
         handle_userfault(kernel, vma, "nothing is there")
     if not write and kernel.knobs["thp_zero"] != "0":
         return _map_huge_zero(kernel, mm, vma, low)
-    pfn = new_huge_folio(kernel, vma, low)
+    pfn = _fault_huge_folio(kernel, vma, low)
     if pfn is None:
         return False
     map_huge_pmd(kernel, mm, vma, low, pfn)
@@ -74,6 +77,10 @@ def huge_pmd_fault(
     pmd = mm.tables.pmd_of(vpn)
     assert pmd is not None
     if (write or unshare) and not pmd.huge & e.RW:
+        if vma.file is not None:
+            # wp_huge_pmd(): copies and notices of writes are a matter of small entries.
+            drop_file_pmd(kernel, mm, vma, vpn)
+            return False
         return _do_huge_pmd_wp_page(kernel, mm, vma, vpn, pmd, unshare=unshare)
     pmd.huge |= e.ACCESSED | (e.DIRTY if write else 0)
     return True
@@ -86,6 +93,9 @@ def wants_large(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
 
 def copy_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: int) -> bool:
     """fork at a PMD entry; False after it was split, because its page may be pinned."""
+    if vma.file is not None:
+        kernel.say("copy_huge_pmd: of a file, faults will bring the same")
+        return True
     pmd = source.tables.pmd_of(vpn)
     assert pmd is not None
     entry = pmd.huge
@@ -117,6 +127,9 @@ def zap_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int)
     if vpn_end - vpn_start != TABLE_ENTRIES:
         split_pmd(kernel, mm, vma, vpn_start)
         return False
+    if vma.file is not None:
+        zap_file_pmd(kernel, mm, vma, vpn_start)
+        return True
     pmd = mm.tables.pmds.pop(vpn_start >> PMD_SHIFT)
     assert pmd.deposit is not None
     mm.tables.free_pte_table(pmd.deposit)
@@ -131,10 +144,17 @@ def zap_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int)
 
 
 def split_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
-    """__split_huge_pmd(): the same pages, mapped by 512 entries of the deposited table."""
+    """__split_huge_pmd(): the same pages, mapped by 512 entries of the deposited table.
+
+    A file's has none, and is dropped.
+    """
+    if vma.file is not None:
+        drop_file_pmd(kernel, mm, vma, vpn)
+        return
     pmd = mm.tables.pmd_of(vpn)
     assert pmd is not None
     assert pmd.deposit is not None
+    kernel.events["thp_split_pmd"] += 1
     entry, pmd.huge = pmd.huge, 0
     pmd.table, pmd.deposit = pmd.deposit, None
     entries = array(kernel.f.entries)
@@ -172,6 +192,16 @@ def split_pmd_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
         split_pmd(kernel, mm, vma, vpn)
 
 
+def split_pmds(kernel: Kernel, head: int) -> None:
+    """Split every PMD entry that maps a folio (TTU_SPLIT_HUGE_PMD)."""
+    if not kernel.f.entire[head]:
+        return
+    for mm, vma, vpn in tuple(mappings_of(kernel, head)):
+        pmd = mm.tables.pmd_of(vpn)
+        if pmd is not None and pmd.huge:
+            split_pmd(kernel, mm, vma, vpn)
+
+
 def move_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vpn_from: int, vpn_to: int) -> None:
     """mremap of a whole PMD: the entry and its deposited table go elsewhere; both are aligned."""
     assert not (vpn_from | vpn_to) & _LOW
@@ -187,15 +217,8 @@ def move_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vpn_from: int, vpn_to:
 
 def new_huge_folio(kernel: Kernel, vma: Vma, low: int) -> int | None:
     """A huge page for an aligned range, not mapped yet; None where none is free."""
-    assert vma.anon_vma is not None
     try:
-        return kernel.alloc_folio(
-            MemoryType.ANON,
-            PMD_ORDER,
-            flags=ANON_NEW,
-            mapping=vma.anon_vma.number,
-            index=vma.index_of(low),
-        )
+        return new_anon_folio(kernel, vma, low, PMD_ORDER)
     except OutOfMemory:
         advised, other = _EFFORT[kernel.knobs["thp_defrag"]]
         effort = advised if vma.flags & VM.HUGEPAGE else other
@@ -216,10 +239,7 @@ def map_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, low: int, pfn: int) -> None:
     pmd.huge = e.present(pfn, e.HUGE | e.ACCESSED | e.DIRTY | e.SOFT_DIRTY | write)
     kernel.f.entire[pfn] = 1
     kernel.batch(pfn, BATCH_ADD)
-    if vma.flags & VM.LOCKED:
-        from memdesc.mm.mlock import mlock_new_folio
-
-        mlock_new_folio(kernel, vma, pfn)
+    marked_by_area(kernel, vma, pfn)
     if kernel.rules.split_drops_zero_pages:
         deferred_split(kernel, pfn, partially=False)
 
@@ -246,6 +266,14 @@ def shrink_huge_zero(kernel: Kernel) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _fault_huge_folio(kernel: Kernel, vma: Vma, low: int) -> int | None:
+    """vma_alloc_anon_folio_pmd(): a huge page for a fault, which is counted."""
+    pfn = new_huge_folio(kernel, vma, low)
+    kernel.events["thp_fault_fallback" if pfn is None else "thp_fault_alloc"] += 1
+    count_mthp(kernel, PMD_ORDER, "anon_fault_fallback" if pfn is None else "anon_fault_alloc")
+    return pfn
+
+
 def _map_huge_zero(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> bool:
     """The huge zero page, read-only. It is not counted; the address space holds it once."""
     pfn = _huge_zero(kernel)
@@ -269,6 +297,7 @@ def _huge_zero(kernel: Kernel) -> int | None:
     if pfn is None:
         kernel.say("get_huge_zero_page: no memory for it")
         return None
+    kernel.events["thp_zero_page_alloc"] += 1
     for page in range(TABLE_ENTRIES):
         f.offset[pfn + page] = page
         f.kind[pfn + page] = Kind.OTHER
@@ -293,7 +322,7 @@ def _do_huge_pmd_wp_page(
     if is_huge_zero(kernel, pmd.huge):
         if kernel.rules.huge_zero_becomes_huge:
             anon_vma_prepare(kernel, mm, vma)
-            pfn = new_huge_folio(kernel, vma, vpn & ~_LOW)
+            pfn = _fault_huge_folio(kernel, vma, vpn & ~_LOW)
             if pfn is not None:
                 map_huge_pmd(kernel, mm, vma, vpn & ~_LOW, pfn)
                 kernel.say("do_huge_zero_wp_pmd: a huge page in the place of the huge zero page")

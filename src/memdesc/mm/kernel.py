@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.processes import process_rules
 from memdesc.kernels.release import KernelRelease
-from memdesc.mm import ksm, loops, lru
+from memdesc.mm import ksm_sysfs, loops, lru
+from memdesc.mm.accounting import committed
 from memdesc.mm.frames import (
     BATCH_ROOM,
     BATCHES,
@@ -33,13 +34,21 @@ from memdesc.mm.frames import (
     empty_frames,
     grow_entries,
 )
-from memdesc.mm.hugetlb import HugetlbPool, hugetlb_counters, put_hugetlb, set_pool_size
+from memdesc.mm.hugetlb_pool import (
+    HugetlbPool,
+    hugetlb_counters,
+    put_hugetlb,
+    set_overcommit,
+    set_pool_size,
+)
 from memdesc.mm.ksm_tree import Ksm
 from memdesc.mm.mlock_batch import MlockBatch
 from memdesc.mm.mm_ids import MmIds
 from memdesc.mm.process import Mm, OutOfMemory, Process
 from memdesc.mm.swap_state import SwapDevice
+from memdesc.mm.thp_stats import THP_EVENTS, thp_counters
 from memdesc.mm.wb_err import Disk
+from memdesc.mm.zone_movable import online_movable
 from memdesc.model.compiled import array
 from memdesc.model.described import KIND_CODES, DescribedMachine
 from memdesc.model.designs import OVERLAYS, Design
@@ -59,26 +68,42 @@ KNOBS: Final[Mapping[str, str]] = MappingProxyType(
         "thp_defrag": "madvise",
         "thp_zero": "1",
         "thp_shmem": "never",
+        "thp_shmem_64k": "never",
+        "thp_shmem_2m": "inherit",
+        "tmpfs_huge": "never",
         "thp_16k": "never",
         "thp_64k": "never",
         "max_ptes_none": "511",
         "max_ptes_shared": "256",
         "max_ptes_swap": "64",
         "hugepages": "0",
+        "movable": "0",
+        "hugepages_overcommit": "0",
         "fault_around": "4096",
         "read_ahead": "0",
         "lru_gen": "0",
         "swappiness": "60",
         "page_cluster": "0",
         "overcommit": "0",
+        "commit_room": "0",
         "max_map_count": "65530",
         "ksm_max_sharing": "256",
         "ksm_zero_pages": "0",
         "ksm_smart_scan": "0",
+        "ksm_prune": "4000000",
+        "ksm_across_nodes": "1",
+        "ksm_advisor": "none",
+        "ksm_pages_to_scan": "100",
     }
 )
 """Settings of the system and what they are before a scenario changes them: quiet, so that nothing
 happens by itself."""
+
+
+_EVENTS: Final = (
+    "cow_ksm", "ksm_swpin_copy", "nr_foll_pin_acquired", "nr_foll_pin_released", "pglazyfreed",
+    "pswpin", "pswpout", "swap_ra",
+)  # fmt: skip
 
 
 class Kernel:
@@ -97,9 +122,8 @@ class Kernel:
     ) -> None:
         self.release = KernelRelease.parse(kernel)
         self.rules = process_rules(self.release)
-        self.machine = DescribedMachine(layout or Layout.pc(memory_bytes), design, kernel, cpus=1)
-        frames = array(self.machine.slabs.state.word).size
-        self.f: Frames = empty_frames(frames, self.rules.lru_batch)
+        self._design = design
+        self.boot(layout or Layout.pc(memory_bytes))
         self.knobs: dict[str, str] = dict(KNOBS)
         self.processes: dict[str, Process] = {}
         self.mappings: dict[int, Any] = {}
@@ -114,11 +138,22 @@ class Kernel:
         self.mm_ids = MmIds()
         self.hugetlb = HugetlbPool()
         self.disk = Disk()
-        self.events: Counter[str] = Counter()
+        self.commit_limit: int | None = None
+        """CommitLimit in pages, once a scenario has set it."""
+        self.events: Counter[str] = Counter(dict.fromkeys((*_EVENTS, *THP_EVENTS), 0))
         """Counters of /proc/vmstat that only rise, by name."""
+        self.size_events: Counter[tuple[int, str]] = Counter()
+        """Events of large folios, by order and name (`thp_stats`)."""
         self.fired: list[str] = []
         """Rules that were applied, as "do_wp_page: reused, the only reference"."""
         self._last_mapping = 0
+
+    def boot(self, layout: Layout) -> None:
+        """Begin with memory that lies so, of which nothing is in use."""
+        self.layout = layout
+        self.machine = DescribedMachine(layout, self._design, str(self.release), cpus=1)
+        frames = array(self.machine.slabs.state.word).size
+        self.f: Frames = empty_frames(frames, self.rules.lru_batch)
         self._slots = 0
         self._free_slots: list[int] = []
         self.zero_pfn = next(r[0] for z in self.machine.pages.layout.zones for r in z.reserved)
@@ -321,13 +356,24 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Counters by the names that scenarios use."""
+        from memdesc.mm.file_pmd import huge_file_counters
+
         events = {f"vmstat.{name}": count for name, count in self.events.items()}
-        return events | ksm.counters(self) | hugetlb_counters(self)
+        events |= huge_file_counters(self)
+        return events | ksm_sysfs.counters(self) | hugetlb_counters(self) | thp_counters(self)
 
     def set_knob(self, name: str, value: str) -> None:
-        """A setting of the system, by the name in `KNOBS`."""
+        """A setting of the system, by the name in `KNOBS`. Raises Errno."""
+        if name.startswith("ksm_"):
+            ksm_sysfs.store(self, name, value)
         self.knobs[name] = value
         if name == "lru_gen":
             self.f.cell[C_LRU_GEN] = self.rules.lru_gen_marks if value != "0" else 0
+        elif name == "commit_room":
+            self.commit_limit = committed(self) + int(value)
         elif name == "hugepages":
             set_pool_size(self, int(value))
+        elif name == "movable":
+            online_movable(self, int(value))
+        elif name == "hugepages_overcommit":
+            set_overcommit(self, int(value))

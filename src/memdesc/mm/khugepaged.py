@@ -7,11 +7,10 @@ that was used lately, and obeys three limits; MADV_COLLAPSE wants none of these.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import TABLE_ENTRIES
@@ -19,7 +18,8 @@ from memdesc.mm.huge_memory import map_huge_pmd, new_huge_folio
 from memdesc.mm.large_folio import likely_mapped_shared
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import anon_vma_prepare
-from memdesc.mm.thp_orders import pmd_allowed
+from memdesc.mm.shmem_huge import collapse_allowed
+from memdesc.mm.thp_orders import PMD_ORDER, collapse_orders
 from memdesc.mm.vma import VM_UFFD, Vma
 from memdesc.mm.zap import drop_mapping
 from memdesc.model.compiled import array
@@ -27,7 +27,7 @@ from memdesc.model.compiled import array
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["Scan", "khugepaged_pass", "madvise_collapse"]
+__all__ = ["Scan", "can_be_taken", "khugepaged_pass", "madvise_collapse", "take_contents"]
 
 
 class Scan(Enum):
@@ -48,13 +48,22 @@ class Scan(Enum):
     PAGE_ANON = "a page that is not anonymous"
     PAGE_COUNT = "somebody else holds a page"
     PAGE_LRU = "a page is on no list"
+    PAGE_LOCK = "one page stands there twice, and is locked already"
     ALLOC_HUGE_PAGE_FAIL = "no huge page is free"
+    PTE_MAPPED_HUGEPAGE = "the file has a huge page there"
+    PMD_NULL = "there is no table for a PMD"
+    VMA_CHECK = "the area may have no huge page there"
+    TRUNCATED = "the file has nothing there"
+    PAGE_COMPOUND = "a large folio, but no huge page"
+    DEL_PAGE_LRU = "a page that came just now is on no list"
+    PAGE_DIRTY_OR_WRITEBACK = "a page of a file is dirty"
 
 
 _GO_ON: Final = frozenset(
     (
         Scan.PTE_NON_PRESENT, Scan.PTE_UFFD_WP, Scan.PAGE_RO, Scan.LACK_REFERENCED_PAGE,
-        Scan.PAGE_NULL, Scan.PAGE_COUNT, Scan.PAGE_LRU,
+        Scan.PAGE_NULL, Scan.PAGE_COUNT, Scan.PAGE_LRU, Scan.PAGE_LOCK, Scan.PMD_NULL,
+        Scan.PAGE_COMPOUND, Scan.DEL_PAGE_LRU,
     )
 )  # fmt: skip
 """After these MADV_COLLAPSE goes on with the next 2 MiB; others end it."""
@@ -63,6 +72,9 @@ _ERRNO: Final = {
     Scan.EXCEED_NONE_PTE: "EBUSY",
     Scan.PAGE_COUNT: "EAGAIN",
     Scan.PAGE_LRU: "EAGAIN",
+    Scan.PAGE_LOCK: "EAGAIN",
+    Scan.DEL_PAGE_LRU: "EAGAIN",
+    Scan.PAGE_DIRTY_OR_WRITEBACK: "EAGAIN",
 }
 """madvise_collapse_errno(); EINVAL for all others."""
 
@@ -81,11 +93,7 @@ def madvise_collapse(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: 
 
     It is fine if every aligned 2 MiB inside the range is huge afterwards; none inside is fine too.
     """
-    if vma.file is not None and vma.file.mapping.is_shmem:
-        raise QuestionError(
-            "the model does not collapse shared memory", hint="collapse private anonymous memory"
-        )
-    if not pmd_allowed(kernel, mm, vma, sysfs=False) or not _has_room(vma):
+    if not collapse_allowed(kernel, mm, vma, sysfs=False) or not _has_room(vma):
         raise Errno("EINVAL")
     kernel.drain()
     first = -(-vpn_start // TABLE_ENTRIES) * TABLE_ENTRIES
@@ -115,7 +123,8 @@ def khugepaged_pass(kernel: Kernel) -> None:
         if not process.mm.khugepaged:
             continue
         for vma in process.mm.vmas:
-            if not vma.is_anonymous or not pmd_allowed(kernel, process.mm, vma):
+            allowed = collapse_allowed(kernel, process.mm, vma, sysfs=True)
+            if not allowed and not collapse_orders(kernel, process.mm, vma):
                 continue
             first = -(-vma.vpn_start // TABLE_ENTRIES) * TABLE_ENTRIES
             for low in range(first, vma.vpn_end - TABLE_ENTRIES + 1, TABLE_ENTRIES):
@@ -132,16 +141,38 @@ def _has_room(vma: Vma) -> bool:
 
 def _collapse(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) -> Scan:
     """One aligned 2 MiB. `limits`: of khugepaged; None for MADV_COLLAPSE."""
+    if vma.file is not None:
+        from memdesc.mm.collapse_file import collapse_file_range
+
+        of_file = None if limits is None else (limits.none, limits.swap)
+        return collapse_file_range(kernel, mm, vma, low, of_file)
     pmd = mm.tables.pmd_of(low)
     result = Scan.PMD_NONE
     if pmd is not None and pmd.huge:
         result = Scan.PMD_MAPPED
     elif pmd is not None and pmd.table is not None:
-        result = _scan(kernel, mm, vma, low, limits)
-        if result is Scan.SUCCEED:
-            result = _collapse_huge_page(kernel, mm, vma, low)
+        result = _scan_and_collapse(kernel, mm, vma, low, limits)
     kernel.say(f"hpage_collapse_scan_pmd: {result.value}")
     return result
+
+
+def _scan_and_collapse(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) -> Scan:
+    """Entries of a table: what a scan allows. Only khugepaged makes folios that are smaller."""
+    orders = collapse_orders(kernel, mm, vma) if limits is not None else frozenset()
+    if limits is None or not orders:
+        result = _scan(kernel, mm, vma, low, limits)
+        return _collapse_huge_page(kernel, mm, vma, low) if result is Scan.SUCCEED else result
+    from memdesc.mm.mthp_collapse import mthp_collapse
+
+    result = _scan(kernel, mm, vma, low, replace(limits, none=TABLE_ENTRIES - 1))
+    if result is not Scan.SUCCEED:
+        return result
+    if collapse_allowed(kernel, mm, vma, sysfs=True):
+        orders |= {PMD_ORDER}
+    return mthp_collapse(
+        kernel, mm, vma, low, orders, limits.none,
+        lambda: _collapse_huge_page(kernel, mm, vma, low),
+    )  # fmt: skip
 
 
 def _scan(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) -> Scan:
@@ -166,7 +197,7 @@ def _scan(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) ->
         if entry & e.UFFD_WP:
             return Scan.PTE_UFFD_WP
         writable |= bool(entry & e.RW)
-        result = _page(kernel, entry)
+        result = can_be_taken(kernel, entry)
         if result is not Scan.SUCCEED:
             return result
         pfn = e.pfn_of(entry)
@@ -181,7 +212,7 @@ def _scan(kernel: Kernel, mm: Mm, vma: Vma, low: int, limits: _Limits | None) ->
     return Scan.SUCCEED
 
 
-def _page(kernel: Kernel, entry: int) -> Scan:
+def can_be_taken(kernel: Kernel, entry: int) -> Scan:
     """One page that is present: whether it could be taken out."""
     if entry & e.SPECIAL:
         return Scan.PAGE_NULL
@@ -204,12 +235,22 @@ def _collapse_huge_page(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
     if pfn is None:
         return Scan.ALLOC_HUGE_PAGE_FAIL
     result = _swap_in(kernel, mm, vma, low)
+    if result is Scan.SUCCEED:
+        result = _isolate(kernel, mm, low)
     if result is not Scan.SUCCEED:
         kernel.put(pfn)
         return result
+    kernel.events["thp_collapse_alloc"] += 1
+    take_contents(kernel, mm, low, pfn, TABLE_ENTRIES)
+    map_huge_pmd(kernel, mm, vma, low, pfn)
+    return Scan.SUCCEED
+
+
+def take_contents(kernel: Kernel, mm: Mm, low: int, pfn: int, pages: int) -> None:
+    """__collapse_huge_page_copy(): the new folio gets what all pages hold, which are given up."""
     content = array(kernel.f.content)
     old: list[int] = []
-    for page in range(TABLE_ENTRIES):
+    for page in range(pages):
         entry = mm.tables.entry(low + page)
         if entry != e.NONE_ENTRY and not entry & e.SPECIAL:
             content[pfn + page] = content[e.pfn_of(entry)]
@@ -221,7 +262,19 @@ def _collapse_huge_page(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
 
             free_swap_cache(kernel, page)
         drop_mapping(kernel, page)
-    map_huge_pmd(kernel, mm, vma, low, pfn)
+
+
+def _isolate(kernel: Kernel, mm: Mm, low: int) -> Scan:
+    """__collapse_huge_page_isolate(): each folio is locked; a small one cannot be locked twice."""
+    locked: set[int] = set()
+    for vpn in range(low, low + TABLE_ENTRIES):
+        entry = mm.tables.entry(vpn)
+        if not e.is_present(entry) or entry & e.SPECIAL:
+            continue
+        head = kernel.head(e.pfn_of(entry))
+        if head in locked and not kernel.order_of(head):
+            return Scan.PAGE_LOCK
+        locked.add(head)
     return Scan.SUCCEED
 
 
@@ -237,7 +290,7 @@ def _swap_in(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
 
         do_swap_page(kernel, mm, vma, vpn, entry, write=False, unshare=False)
         kernel.drain()
-        result = _page(kernel, mm.tables.entry(vpn))
+        result = can_be_taken(kernel, mm.tables.entry(vpn))
         if result is not Scan.SUCCEED:
             return result
     return Scan.SUCCEED

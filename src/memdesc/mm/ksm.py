@@ -7,7 +7,8 @@ pass before.  Nothing else shares pages of different origin, so nobody ever take
 over: a write always copies.
 
 Trees are by content here; what the kernel finds by comparing its way down a tree is found by one
-look.  The trees themselves are in `ksm_tree`, merging in `ksm_merge`.
+look.  The trees themselves are in `ksm_tree`, merging in `ksm_merge`, settings and counters in
+`ksm_sysfs`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.ksm_tree import MmSlot, RmapItem
+from memdesc.mm.ksm_tree import MmSlot, RmapItem, items_of, zero_pages_of
 from memdesc.mm.process import Mm
 from memdesc.mm.vma import VM, Vma
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
 __all__ = [
-    "counters",
     "fork_mm",
     "ksm_enable_merge_any",
     "ksm_madvise",
@@ -82,10 +82,19 @@ def merge_any_flags(mm: Mm, flags: VM) -> VM:
 
 
 def fork_mm(kernel: Kernel, source: Mm, target: Mm) -> None:
-    """ksm_fork(): the child takes part if the parent does."""
-    target.merge_any = source.merge_any
-    if kernel.ksm.slot_of(source) is not None:
-        _enter(kernel, target)
+    """ksm_fork(): the child takes part if the parent does, after its areas were copied.
+
+    What the parent counts of zero pages is added whole, though not every area may be copied.
+    """
+    if kernel.ksm.slot_of(source) is None:
+        return
+    if kernel.rules.fork_copies_ksm_counts:
+        target.ksm_counted_before = items_of(kernel, source)
+    _enter(kernel, target)
+    if kernel.rules.ksm_marks_zero_pages:
+        not_copied = zero_pages_of(kernel, source) - zero_pages_of(kernel, target)
+        target.ksm_zero_uncopied += not_copied
+        kernel.ksm.zero_uncopied += not_copied
 
 
 def unmerge_range(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
@@ -159,32 +168,6 @@ def stop_and_unmerge(kernel: Kernel) -> None:
         slot.items = []
     ksm.drop_all_nodes(kernel)
     ksm.full_scans = 0
-
-
-def counters(kernel: Kernel) -> dict[str, int]:
-    """The files of /sys/kernel/mm/ksm that count, as "ksm.pages_shared"."""
-    ksm = kernel.ksm
-    items = [item for slot in ksm.slots for item in slot.items]
-    nodes = ksm.nodes()
-    shared = sum(bool(node.items) for node in nodes)
-    sharing = sum(max(0, len(node.items) - 1) for node in nodes)
-    unshared = sum(item.unstable for item in items)
-    chains = [chain for chain in ksm.stable.values() if chain.is_chain]
-    found = {
-        "pages_shared": shared,
-        "pages_sharing": sharing,
-        "pages_unshared": unshared,
-        "pages_volatile": max(0, len(items) - shared - sharing - unshared),
-        "full_scans": ksm.full_scans,
-        "stable_node_chains": len(chains),
-        "stable_node_dups": sum(len(chain.nodes) for chain in chains),
-        "run": ksm.run,
-    }
-    if kernel.rules.ksm_smart_scan:
-        found["pages_skipped"] = ksm.skipped
-    if kernel.rules.ksm_marks_zero_pages:
-        found["ksm_zero_pages"] = ksm.zero_pages(kernel)
-    return {f"ksm.{name}": count for name, count in found.items()}
 
 
 # --- helpers -------------------------------------------------------------------------------------

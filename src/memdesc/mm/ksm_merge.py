@@ -49,7 +49,8 @@ def _node_of(kernel: Kernel, pfn: int) -> StableNode | None:
     """page_stable_node()."""
     if not kernel.flags(pfn) & KPF.KSM:
         return None
-    node: StableNode = kernel.mappings[int(kernel.f.mapping[kernel.head(pfn)])]
+    # A page that failed to become a shared one is left without a node where a fork maps it, too.
+    node: StableNode | None = kernel.mappings.get(int(kernel.f.mapping[kernel.head(pfn)]))
     return node
 
 
@@ -166,6 +167,9 @@ def _write_protect_page(kernel: Kernel, item: RmapItem, pfn: int) -> bool:
     entry = tables.entry(item.vpn)
     if not e.is_present(entry) or e.pfn_of(entry) != pfn:
         return False
+    if kernel.flags(pfn) & KPF.KSM:
+        # It has no anon_vma any more, by which page_address_in_vma() would find it.
+        return False
     exclusive = kernel.exclusive(pfn)
     if not (entry & (e.RW | e.DIRTY) or exclusive):
         return True
@@ -192,6 +196,10 @@ def _replace_page(kernel: Kernel, item: RmapItem, vma: Vma, pfn: int, kpage: int
         new = e.present(kpage, e.ACCESSED)
         kernel.get(kpage)
         kernel.f.maps[kpage] += 1
+        if vma.flags & VM.LOCKED:
+            from memdesc.mm.mlock import mlock_vma_folio
+
+            mlock_vma_folio(kernel, vma, kpage)
     tables.set(item.vpn, new & ~(e.PRESENT | e.PROTNONE) | hidden)
     drop_mapping(kernel, pfn, swap_cache=True)
     kernel.say("replace_page: merged")

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.frames import TABLE_ENTRIES
 from memdesc.model.compiled import array
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from memdesc.mm.rmap import AnonVma
     from memdesc.mm.vma import Vma
 
-__all__ = ["Chain", "Ksm", "MmSlot", "RmapItem", "StableNode"]
+__all__ = ["Chain", "Ksm", "MmSlot", "RmapItem", "StableNode", "items_of", "zero_pages_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +114,8 @@ class Ksm:
     """Content -> page of this pass."""
     full_scans: int = 0
     skipped: int = 0
+    zero_uncopied: int = 0
+    """Zero pages of areas that a fork did not copy, and counted for the child all the same."""
 
     def slot_of(self, mm: Mm) -> MmSlot | None:
         """The slot of an address space, if it takes part."""
@@ -121,11 +127,7 @@ class Ksm:
 
     def zero_pages(self, kernel: Kernel) -> int:
         """ksm_zero_pages: entries that a merge made the zero page, and marked dirty."""
-        marked = e.SPECIAL | e.DIRTY
-        here = array(kernel.f.entries)
-        # A special entry that a write made dirty would map no zero page.
-        zero = (here >> 12 & ((1 << 40) - 1)) == kernel.zero_pfn
-        return int(((here & marked == marked) & zero).sum())
+        return self.zero_uncopied + _marked_zero(kernel, array(kernel.f.entries))
 
     # --- the stable tree -----------------------------------------------------------------
 
@@ -141,19 +143,19 @@ class Ksm:
         return None
 
     def search(self, kernel: Kernel, content: int) -> StableNode | None:
-        """stable_tree_search(): a page of that content that may have one more sharer."""
-        chain = self.stable.get(content)
-        if chain is None:
-            return None
-        most = int(kernel.knobs["ksm_max_sharing"])
-        for node in tuple(chain.nodes):
-            if self.page_of(kernel, node) is None or not 0 < len(node.items) < most:
-                continue
-            if chain.is_chain and chain.nodes[0] is not node and len(node.items) + 1 < most:
-                chain.nodes.remove(node)
-                chain.nodes.insert(0, node)
-            return node
-        return None
+        """stable_tree_search(): a page of that content that may have one more sharer.
+
+        Chains of other contents that lie on the way are looked at as well; here, as there is no
+        way, all of them.
+        """
+        found: StableNode | None = None
+        for key, chain in list(self.stable.items()):
+            if chain.is_chain or key == content:
+                node = self._look_at(kernel, chain)
+                found = node if key == content else found
+                if not chain.nodes:
+                    self.stable.pop(key, None)
+        return found
 
     def insert(self, kernel: Kernel, pfn: int) -> StableNode:
         """stable_tree_insert(): a page that was just made a shared one; first in its chain."""
@@ -184,16 +186,79 @@ class Ksm:
             if found is not None:
                 del self.unstable[found]
 
-    def drop_all_nodes(self, kernel: Kernel) -> None:
-        """remove_all_stable_nodes(): after all was unmerged; a page that still lives stays."""
+    def drop_all_nodes(self, kernel: Kernel) -> bool:
+        """remove_all_stable_nodes(): after all was unmerged; False if a page still lives."""
         for node in self.nodes():
             if self.page_of(kernel, node) is not None and not kernel.mapcount(node.pfn):
                 kernel.f.mapping[node.pfn] = 0
                 self._drop_node(kernel, node)
+        for content in [key for key, chain in self.stable.items() if not chain.nodes]:
+            del self.stable[content]
+        return not self.stable
+
+    def _look_at(self, kernel: Kernel, chain: Chain) -> StableNode | None:
+        """stable_node_chain(): a shared page that has room; the chain is put in order."""
+        most = int(kernel.knobs["ksm_max_sharing"])
+        # Time does not pass: a chain is due for pruning at every look, or never.
+        prunes = chain.is_chain and kernel.knobs["ksm_prune"] == "0"
+        node = self._candidate(kernel, chain, most, prunes=prunes)
+        if chain.is_chain:
+            if len(chain.nodes) == 1 and (
+                kernel.rules.ksm_collapses_chains or (prunes and node is not None)
+            ):
+                chain.is_chain = False
+                kernel.say("stable_node_dup: one shared page is left, no chain any more")
+            elif node is not None and chain.nodes[0] is not node and len(node.items) + 1 < most:
+                chain.nodes.remove(node)
+                chain.nodes.insert(0, node)
+        return node
+
+    def _candidate(
+        self, kernel: Kernel, chain: Chain, most: int, *, prunes: bool
+    ) -> StableNode | None:
+        """stable_node_dup(): the first that has room; of all, when pruning, the fullest of them."""
+        best: StableNode | None = None
+        for node in tuple(chain.nodes):
+            if self.page_of(kernel, node) is None or len(node.items) >= most:
+                continue
+            if best is None or len(node.items) > len(best.items):
+                best = node
+            if not prunes:
+                break
+        return best
 
     def _drop_node(self, kernel: Kernel, node: StableNode) -> None:
+        """remove_node_from_stable_tree(): a chain stays, even empty, until a search meets it."""
         chain = self.stable[node.content]
         chain.nodes.remove(node)
-        if not chain.nodes:
+        if not chain.nodes and not chain.is_chain:
             del self.stable[node.content]
         kernel.forget_mapping(node.number)
+
+
+def items_of(kernel: Kernel, mm: Mm) -> tuple[int, int]:
+    """`mm->ksm_rmap_items` and `mm->ksm_merging_pages`."""
+    slot = kernel.ksm.slot_of(mm)
+    known = slot.items if slot is not None else []
+    items, merging = mm.ksm_counted_before
+    return items + len(known), merging + sum(item.node is not None for item in known)
+
+
+def zero_pages_of(kernel: Kernel, mm: Mm) -> int:
+    """`mm->ksm_zero_pages`."""
+    tables = [pmd.table for pmd in mm.tables.pmds.values() if pmd.table is not None]
+    here = array(kernel.f.entries)
+    found = sum(
+        _marked_zero(kernel, here[table.first : table.first + TABLE_ENTRIES]) for table in tables
+    )
+    return mm.ksm_zero_uncopied + found
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _marked_zero(kernel: Kernel, entries: NDArray[np.int64]) -> int:
+    """Entries that KSM made the zero page: a write to one would have made it another page's."""
+    marked = e.SPECIAL | e.DIRTY
+    zero = (entries >> 12 & ((1 << 40) - 1)) == kernel.zero_pfn
+    return int(((entries & marked == marked) & zero).sum())

@@ -12,28 +12,27 @@ import numpy as np
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.frames import ANON_NEW, BATCH_ADD, Kind
+from memdesc.mm.frames import BATCH_ADD, Kind
 from memdesc.mm.large_folio_loops import split_columns
 from memdesc.mm.mm_ids import inherit, maybe_mapped_shared, was_noted
+from memdesc.mm.new_folio import marked_by_area, new_anon_folio
 from memdesc.mm.process import Mm, OutOfMemory
 from memdesc.mm.rmap import mappings_of
 from memdesc.mm.thp_orders import PMD_ORDER, suitable_orders
+from memdesc.mm.thp_stats import PARTIALLY_MAPPED, count_mthp, count_thp
 from memdesc.mm.vma import VM, Vma
 from memdesc.model.compiled import array
-from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
 __all__ = [
-    "deferred_split", "deferred_split_scan", "likely_mapped_shared", "page_unmapped",
-    "pmd_unmapped", "split_folio", "try_large_anon",
+    "can_split_folio", "deferred_split", "deferred_split_scan", "likely_mapped_shared",
+    "map_anon_folio", "page_unmapped", "pmd_unmapped", "split_folio", "try_large_anon",
 ]  # fmt: skip
 
 _DEFERRED: Final = 1 << 60
 """Of `Frames.flags`, above what /proc/kpageflags has: the folio is on the deferred split list."""
-_PARTIALLY_MAPPED: Final = 1 << 61
-"""PG_partially_mapped: some of its pages were unmapped."""
 
 
 def try_large_anon(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
@@ -42,85 +41,77 @@ def try_large_anon(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
     The largest allowed order whose entries are all empty is tried, then smaller ones.
     """
     tables = mm.tables
-    assert vma.anon_vma is not None
     for order in suitable_orders(kernel, mm, vma, vpn):
         low = vpn >> order << order
         pages = range(1 << order)
         if any(tables.entry(low + page) for page in pages):
             continue
         try:
-            pfn = kernel.alloc_folio(
-                MemoryType.ANON,
-                order,
-                flags=ANON_NEW,
-                mapping=vma.anon_vma.number,
-                index=vma.index_of(low),
-            )
+            pfn = new_anon_folio(kernel, vma, low, order)
         except OutOfMemory:
+            count_mthp(kernel, order, "anon_fault_fallback")
+            kernel.say(f"alloc_anon_folio: no {1 << order} pages are free, a smaller size is tried")
             continue
-        write = e.RW | e.DIRTY if vma.flags & VM.WRITE else 0
-        for page in pages:
-            kernel.f.maps[pfn + page] = 1
-            kernel.set_exclusive(pfn + page, True)
-            bits = e.ACCESSED | e.SOFT_DIRTY | write
-            tables.set(low + page, e.present(pfn + page, bits))
-        kernel.get(pfn, len(pages) - 1)
-        kernel.batch(pfn, BATCH_ADD)
-        if vma.flags & VM.LOCKED:
-            from memdesc.mm.mlock import mlock_new_folio
-
-            mlock_new_folio(kernel, vma, pfn)
+        count_mthp(kernel, order, "anon_fault_alloc")
+        map_anon_folio(kernel, mm, vma, low, pfn)
         kernel.say(f"do_anonymous_page: written, a folio of {len(pages)} pages")
         return True
     return False
 
 
+def map_anon_folio(kernel: Kernel, mm: Mm, vma: Vma, low: int, pfn: int) -> None:
+    """map_anon_folio_pte_nopf(): a new large folio, mapped by an entry per page."""
+    write = e.RW | e.DIRTY if vma.flags & VM.WRITE else 0
+    bits = e.ACCESSED | e.SOFT_DIRTY | write
+    for page, vpn in enumerate(range(low, low + (1 << kernel.order_of(pfn))), pfn):
+        kernel.f.maps[page] = 1
+        kernel.set_exclusive(page, True)
+        mm.tables.set(vpn, e.present(page, bits))
+    kernel.get(pfn, (1 << kernel.order_of(pfn)) - 1)
+    kernel.batch(pfn, BATCH_ADD)
+    marked_by_area(kernel, vma, pfn)
+
+
 # --- splitting -----------------------------------------------------------------------------
 
 
-def split_folio(kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0) -> str:
+def split_folio(
+    kernel: Kernel, pfn: int, new_order: int = 0, *, held: int = 0, evenly: bool = True
+) -> str:
     """split_huge_page_to_order(): pieces of 2^new_order, or why not, as an errno's name.
 
     `held`: references of the caller to the folio; they stay with the piece that has the page
-    `pfn`. Pieces that nobody maps are freed. Only anonymous folios are split; those of files stay
-    whole (EBUSY).
+    `pfn`. `evenly` False: only that piece is so small, the others as large as they may be
+    (folio_split). Pieces that nobody maps are freed.
     """
-    from memdesc.mm.swap_state import free_page_and_swap_cache
-
     head = kernel.head(pfn)
     flags = kernel.flags(head)
     order = kernel.order_of(head)
     if new_order >= order or (new_order == 1 and flags & KPF.ANON):
         return "EINVAL"
-    if flags & (KPF.WRITEBACK | KPF.ZERO_PAGE) or not flags & KPF.ANON:
+    if flags & (KPF.WRITEBACK | KPF.ZERO_PAGE):
         return "EBUSY"
-    cached = 1 << order if flags & KPF.SWAPCACHE else 0
-    if kernel.refs(head) != kernel.mapcount(head) + cached + held:
-        kernel.say("can_split_folio: somebody else holds it")
-        return "EAGAIN"
-    _split_pmds(kernel, head)
-    if not kernel.machine.split(head, new_order):
-        return "ENOMEM"
-    size = 1 << new_order
-    kernel.f.flags[head] &= ~(_DEFERRED | _PARTIALLY_MAPPED)
-    noted = was_noted(kernel, head)
-    split_columns(kernel.f, head, new_order)
-    if noted and new_order:
-        inherit(kernel, head, range(head, head + (1 << order), size))
-    kernel.say(f"__split_huge_page: {(1 << order) // size} folios")
-    drops = kernel.rules.split_drops_zero_pages and not new_order
-    for piece in range(head, head + (1 << order), size):
-        # The split holds each piece until all is done with it; the caller's stays held.
-        kernel.get(piece, 1 + (size if cached else 0))
-        if drops:
-            _map_zero_page_instead(kernel, piece)
-        if piece <= pfn < piece + size:
-            kernel.get(piece, held)
-        if cached:
-            free_page_and_swap_cache(kernel, piece)
-        else:
-            kernel.put(piece)
-    return ""
+    if not flags & KPF.ANON:
+        from memdesc.mm.file_split import split_file_folio
+
+        return split_file_folio(kernel, pfn, new_order, held=held, evenly=evenly)
+    failed = "" if can_split_folio(kernel, head, held=held) else "EAGAIN"
+    failed = failed or _split_anon(kernel, pfn, new_order, held=held, evenly=evenly)
+    count_thp(kernel, order, "thp_split_page_failed" if failed else "thp_split_page")
+    count_mthp(kernel, order, "split_failed" if failed else "split")
+    return failed
+
+
+def can_split_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
+    """Whether nobody holds an anonymous folio beside its mappings, the swap cache and the caller.
+
+    `mm/huge_memory.c:can_split_folio @6.12`.
+    """
+    cached = 1 << kernel.order_of(head) if kernel.flags(head) & KPF.SWAPCACHE else 0
+    if kernel.refs(head) == kernel.mapcount(head) + cached + held:
+        return True
+    kernel.say("can_split_folio: somebody else holds it")
+    return False
 
 
 def likely_mapped_shared(kernel: Kernel, pfn: int) -> bool:
@@ -152,7 +143,11 @@ def deferred_split(kernel: Kernel, pfn: int, *, partially: bool) -> None:
     if kernel.order_of(pfn) <= 1:
         return
     head = kernel.head(pfn)
-    kernel.f.flags[head] |= _DEFERRED | (_PARTIALLY_MAPPED if partially else 0)
+    fresh = partially and not kernel.f.flags[head] & PARTIALLY_MAPPED
+    kernel.f.flags[head] |= _DEFERRED | (PARTIALLY_MAPPED if partially else 0)
+    if fresh:
+        count_thp(kernel, kernel.order_of(head), "thp_deferred_split_page")
+        count_mthp(kernel, kernel.order_of(head), "split_deferred")
     if partially:
         kernel.say("deferred_split_folio: partly unmapped, memory pressure will split it")
 
@@ -184,7 +179,7 @@ def deferred_split_scan(kernel: Kernel) -> None:
     flags = array(kernel.f.flags)
     listed = np.flatnonzero((flags & _DEFERRED != 0) & (array(kernel.f.kind) == Kind.FOLIO))
     for head in listed.tolist():
-        partially = bool(flags[head] & _PARTIALLY_MAPPED)
+        partially = bool(flags[head] & PARTIALLY_MAPPED)
         if not partially and not _is_underused(kernel, head):
             flags[head] &= ~_DEFERRED
             continue
@@ -195,15 +190,57 @@ def deferred_split_scan(kernel: Kernel) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _split_pmds(kernel: Kernel, head: int) -> None:
-    """unmap_folio(): every PMD that maps the folio becomes 512 entries; dirt moves to the folio."""
-    from memdesc.mm.huge_memory import split_pmd
+def _split_anon(kernel: Kernel, pfn: int, new_order: int, *, held: int, evenly: bool) -> str:
+    """The split itself (`__split_unmapped_folio`), and what the pieces become."""
+    from memdesc.mm.swap_state import free_page_and_swap_cache
 
-    if kernel.f.entire[head]:
-        for mm, vma, vpn in list(mappings_of(kernel, head)):
-            pmd = mm.tables.pmd_of(vpn)
-            if pmd is not None and pmd.huge:
-                split_pmd(kernel, mm, vma, vpn)
+    head, order = kernel.head(pfn), kernel.order_of(pfn)
+    cached = bool(kernel.flags(head) & KPF.SWAPCACHE)
+    _unmap_folio(kernel, head)
+    noted = was_noted(kernel, head)
+    if not kernel.machine.split(head, new_order if evenly else _halves(order, new_order)):
+        return "ENOMEM"
+    kernel.f.flags[head] &= ~(_DEFERRED | PARTIALLY_MAPPED)
+    split_columns(kernel.f, head, new_order if evenly else _halves(order, new_order))
+    while (left := kernel.order_of(pfn)) > new_order:
+        part, smaller = kernel.head(pfn), _halves(left, new_order)
+        if not kernel.machine.split(part, smaller):
+            raise AssertionError("no memory for the descriptors of the pieces")
+        split_columns(kernel.f, part, smaller)
+    pieces = [page for page in range(head, head + (1 << order)) if kernel.head(page) == page]
+    for piece in pieces[1:]:
+        # A new head begins without flags of its own; a mapping brings AnonExclusive back.
+        if not kernel.f.maps[piece]:
+            kernel.set_exclusive(piece, False)
+    if noted:
+        inherit(kernel, head, [piece for piece in pieces if kernel.order_of(piece)])
+    kernel.say(f"__folio_split: {len(pieces)} folios")
+    drops = kernel.rules.split_drops_zero_pages
+    for piece in pieces:
+        # The split holds each piece until all is done with it; the caller's stays held.
+        size = 1 << kernel.order_of(piece)
+        kernel.get(piece, 1 + (size if cached else 0))
+        if drops and size == 1:
+            _map_zero_page_instead(kernel, piece)
+        if piece <= pfn < piece + size:
+            kernel.get(piece, held)
+        if cached:
+            free_page_and_swap_cache(kernel, piece)
+        else:
+            kernel.put(piece)
+    return ""
+
+
+def _halves(order: int, new_order: int) -> int:
+    """The order of the halves of an anonymous folio; there are none of two pages."""
+    return new_order if order - 1 == 1 else order - 1
+
+
+def _unmap_folio(kernel: Kernel, head: int) -> None:
+    """unmap_folio(): every PMD that maps the folio becomes 512 entries; dirt moves to the folio."""
+    from memdesc.mm.huge_memory import split_pmds
+
+    split_pmds(kernel, head)
     if kernel.flags(head) & KPF.DIRTY:
         return
     for page in kernel.pages_of(head):

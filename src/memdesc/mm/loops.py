@@ -108,7 +108,7 @@ def copy_entries(
             return i
         flags = f.flags[pfn]
         if flags & _OWNER_2 and flags & _ANON:
-            if f.refs[pfn] >= PIN_BIAS:
+            if f.refs[pfn] + 1 >= PIN_BIAS:  # the child's reference counts already
                 return i
             f.flags[pfn] = flags & ~_OWNER_2
         f.refs[pfn] += 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.memory_failure import failure_behaviour
 from memdesc.mm import entries as e
@@ -66,16 +65,15 @@ HOLDERS.append(holders)
 def _memory_failure(kernel: Kernel, pfn: int) -> bool:
     """memory_failure() with MF_COUNT_INCREASED: whether the caller is killed. Raises Errno."""
     behaviour = failure_behaviour(kernel.release)
-    kernel.f.flags[pfn] |= int(KPF.HWPOISON)
+    kernel.f.flags[kernel.head(pfn) if kernel.flags(pfn) & KPF.HUGE else pfn] |= int(KPF.HWPOISON)
     if kernel.flags(pfn) & KPF.ZERO_PAGE:
         kernel.put(pfn)
         kernel.say("memory_failure: the zero page belongs to everybody: Ignored")
         raise Errno("EBUSY")
     if kernel.flags(pfn) & KPF.HUGE:
-        raise MemdescError(
-            "memory failure of hugetlb pages is not modelled",
-            hint="memdesc.rules.failure tells what the kernel does",
-        )
+        from memdesc.mm.hugetlb_failure import memory_failure_hugetlb
+
+        return memory_failure_hugetlb(kernel, pfn)
     kernel.poisoned.add(pfn)
     if kernel.order_of(pfn) and not _split(kernel, pfn):
         raise Errno("EHWPOISON" if behaviour.unsplit_is_failed else "EBUSY")
@@ -179,6 +177,11 @@ def _soft_offline(kernel: Kernel, pfn: int) -> None:
     if kernel.flags(pfn) & KPF.ZERO_PAGE:
         kernel.put(pfn)
         raise Errno("EIO")
+    if kernel.flags(pfn) & KPF.HUGE:
+        from memdesc.mm.hugetlb_failure import soft_offline_hugetlb
+
+        soft_offline_hugetlb(kernel, pfn)
+        return
     if kernel.order_of(pfn) and not _split(kernel, pfn):
         kernel.put(pfn)
         raise Errno("EBUSY")

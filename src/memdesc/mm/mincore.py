@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.mm import entries as e
+from memdesc.mm.files import may_write
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.vma import Vma
 
@@ -15,13 +16,17 @@ __all__ = ["mincore"]
 
 
 def mincore(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> list[int]:
-    """1 or 0 per page. Raises Errno where nothing is mapped."""
+    """1 or 0 per page. Raises Errno where nothing is mapped.
+
+    Of files that the process may not write it learns nothing (can_do_mincore): always 1.
+    """
     found = []
     for vpn in range(vpn_start, vpn_end):
         vma = mm.vmas.find(vpn)
         if vma is None:
             raise Errno("ENOMEM")
-        found.append(int(_is_in_core(kernel, mm, vma, vpn)))
+        hidden = vma.file is not None and not may_write(mm, vma.file.mapping)
+        found.append(int(hidden or _is_in_core(kernel, mm, vma, vpn)))
     return found
 
 

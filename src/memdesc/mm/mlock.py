@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.accounting import check_may_lock, may_lock_pages
 from memdesc.mm.check import HOLDERS
 from memdesc.mm.files import SECRETMEM, AddressSpace
 from memdesc.mm.mlock_batch import MlockOp
@@ -36,6 +37,10 @@ def mlock(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, *, on_fault: boo
 
     `on_fault`: MLOCK_ONFAULT, lock pages as they are touched.
     """
+    check_may_lock(kernel, mm)
+    if not may_lock_pages(mm, vpn_start, vpn_end):
+        kernel.say("do_mlock: more than RLIMIT_MEMLOCK")
+        raise Errno("ENOMEM")
     _apply(kernel, mm, vpn_start, vpn_end, _MASK if on_fault else VM.LOCKED)
     try:
         mm_populate(kernel, mm, vpn_start, vpn_end, ignore_errors=False)
@@ -56,6 +61,11 @@ def mlockall(
     """mlockall(2): all areas there are, or that come. Raises Errno."""
     if not (current or future):
         raise Errno("EINVAL")
+    check_may_lock(kernel, mm)
+    limit = mm.limits.locked
+    if current and limit is not None and sum(vma.pages for vma in mm.vmas) > limit:
+        kernel.say("mlockall: all areas are more than RLIMIT_MEMLOCK")
+        raise Errno("ENOMEM")
     flags = _MASK if on_fault else VM.LOCKED
     mm.def_flags = mm.def_flags & ~_MASK | (flags if future else VM(0))
     if current:
@@ -73,12 +83,14 @@ def munlockall(kernel: Kernel, mm: Mm) -> None:
 # --- for faults and unmapping --------------------------------------------------------------
 
 
-def mlock_vma_folio(kernel: Kernel, vma: Vma, pfn: int) -> None:
+def mlock_vma_folio(kernel: Kernel, vma: Vma, pfn: int, *, whole: bool = False) -> None:
     """A page that is there already was mapped into an area: it counts if that is locked.
 
-    Large folios are left to mlock(2) itself and to reclaim (`mm/rmap.c:folio_add_anon_rmap_ptes`).
+    Large folios are left to mlock(2) itself and to reclaim (`mm/rmap.c:folio_add_anon_rmap_ptes`),
+    unless the `whole` of a file's folio was mapped.
     """
-    if vma.flags & (VM.LOCKED | VM_SPECIAL) == VM.LOCKED and not kernel.order_of(pfn):
+    large = kernel.order_of(pfn) and not whole
+    if vma.flags & (VM.LOCKED | VM_SPECIAL) == VM.LOCKED and not large:
         _add(kernel, kernel.head(pfn), MlockOp.MLOCK)
 
 

@@ -7,6 +7,7 @@ the other two are gone, the folio still may be shared as far as anybody knows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -58,12 +59,12 @@ def maybe_mapped_shared(kernel: Kernel, pfn: int) -> bool:
     return not any(id(mm) in spaces for mm in kernel.mm_ids.slots[head])
 
 
-def inherit(kernel: Kernel, head: int, pieces: range) -> None:
+def inherit(kernel: Kernel, head: int, pieces: Iterable[int]) -> None:
     """Large pieces of a folio that was split, and that had a row, keep its slots."""
     rows = kernel.mm_ids
+    slots, counted = list(rows.slots[head]), list(rows.counted[head])
     for piece in pieces:
-        rows.slots[piece] = list(rows.slots[head])
-        rows.counted[piece] = list(rows.counted[head])
+        rows.slots[piece], rows.counted[piece] = list(slots), list(counted)
         kernel.f.flags[piece] |= _NOTED
 
 

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from memdesc.mm.files import HUGETLBFS, flags_of_file, shmem_zero_setup
+from memdesc.mm.accounting import (
+    check_commit,
+    check_expand,
+    check_lock_more,
+    check_may_lock,
+    may_expand,
+)
+from memdesc.mm.files import HUGETLBFS, PAGE_BYTES, flags_of_file, shmem_zero_setup
 from memdesc.mm.frames import TABLE_ENTRIES as HUGE_PAGES
 from memdesc.mm.ksm import merge_any_flags
+from memdesc.mm.mseal import check_modify
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.mm.shmem_huge import khugepaged_enter_vma
 from memdesc.mm.vma import VM, VM_SPECIAL, Vma
 from memdesc.mm.vma_modify import (
     Proposed,
@@ -23,7 +32,6 @@ from memdesc.mm.vma_modify import (
     vma_modify_name,
 )
 from memdesc.mm.zap import zap_range
-from memdesc.model.compiled import array
 
 if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
@@ -77,23 +85,39 @@ def mmap(
             pages = -(-pages // HUGE_PAGES) * HUGE_PAGES
         if (vpn | pgoff | pages) % HUGE_PAGES:
             raise Errno("EINVAL")
+    if flags & VM.LOCKED:
+        check_may_lock(kernel, mm)
+    check_lock_more(kernel, mm, flags | mm.def_flags, pages)
     # Not of secret memory, whose areas lock themselves after this was decided.
     populate |= bool((flags | mm.def_flags) & VM.LOCKED)
     flags = _flags_of(kernel, mm, prot, flags, file)
     flags |= merge_any_flags(mm, flags)
+    if not may_expand(mm, flags, pages):
+        replaced = sum(
+            min(vpn + pages, vma.vpn_end) - max(vpn, vma.vpn_start)
+            for vma in mm.vmas.overlapping(vpn, vpn + pages)
+        )
+        check_expand(kernel, mm, flags, pages - replaced)
     areas = _gather(kernel, mm, vpn, vpn + pages)
     if _is_accountable(flags):
         freed = sum(vma.pages for vma in areas if vma.flags & VM.ACCOUNT)
-        if not _enough_memory(kernel, pages - freed):
-            raise OutOfMemory
+        check_commit(kernel, pages - freed)
         flags |= VM.ACCOUNT
+    elif file is None and flags & VM.SHARED and not flags & VM.NORESERVE:
+        check_commit(kernel, pages)
     _unmap(kernel, mm, areas)
+    resv = None
     if flags & VM.HUGETLB:
-        from memdesc.mm.hugetlb import hugetlb_reserve
+        from memdesc.mm.hugetlb_pool import hugetlb_reserve
 
         assert file is not None
-        hugetlb_reserve(kernel, mm, flags, file.mapping, pgoff, pgoff + pages)
+        resv = hugetlb_reserve(kernel, flags, file.mapping, pgoff, pgoff + pages)
+        if flags & VM.WRITE:
+            # hugetlbfs_file_mmap(): a file grows to what is mapped of it.
+            file.mapping.size = max(file.mapping.size, (pgoff + pages) * PAGE_BYTES)
     vma = _new_area(kernel, mm, Proposed(vpn, vpn + pages, flags, pgoff, file))
+    if flags & VM.HUGETLB:
+        vma.resv = resv
     if vma.flags & VM.LOCKED and vma.flags & (VM_SPECIAL | VM.HUGETLB):
         vma.flags &= ~(VM.LOCKED | VM.LOCKONFAULT)
     vma.flags |= VM.SOFTDIRTY
@@ -131,6 +155,10 @@ def expand_stack(kernel: Kernel, mm: Mm, vpn: int) -> Vma | None:
     anon_vma_prepare(kernel, mm, vma)
     if vma.vpn_end - vpn > RLIMIT_STACK or vma.vpn_start - vpn > vma.pgoff:
         kernel.say("expand_downwards: above RLIMIT_STACK")
+        return None
+    try:
+        _check_growth(kernel, mm, vma, vma.vpn_start - vpn)
+    except Errno:
         return None
     mm.vmas.resize(vma, vpn, vma.vpn_end)
     kernel.say("expand_downwards: the stack grows")
@@ -206,27 +234,29 @@ def _new_area(kernel: Kernel, mm: Mm, new: Proposed) -> Vma:
     file = new.file
     if file is None and new.flags & VM.SHARED:
         file = shmem_zero_setup(kernel, new.pages)
+        file.mapping.reserved = 0 if new.flags & VM.NORESERVE else new.pages
     vma = Vma(new.vpn_start, new.vpn_end, new.flags, new.pgoff, file)
     mm.vmas.insert(vma)
     if file is not None:
         file.mapped(mm, vma)
         if new.file is None:
             file.closed(kernel)
+        khugepaged_enter_vma(kernel, mm, vma)
     return vma
+
+
+def _check_growth(kernel: Kernel, mm: Mm, vma: Vma, pages: int) -> None:
+    """acct_stack_growth(). Raises Errno."""
+    check_expand(kernel, mm, vma.flags, pages)
+    check_lock_more(kernel, mm, vma.flags, pages)
+    if vma.flags & VM.ACCOUNT:
+        check_commit(kernel, pages)
 
 
 def _is_accountable(flags: VM) -> bool:
     """accountable_mapping(): private, writable, not hugetlb, and somebody wants it counted."""
     wanted = VM.NORESERVE | VM.SHARED | VM.WRITE | VM.HUGETLB
     return flags & wanted == VM.WRITE
-
-
-def _enough_memory(kernel: Kernel, pages: int) -> bool:
-    """__vm_enough_memory() of overcommit 0 refuses what can never be; 1 refuses nothing.
-
-    The limit of 2 counts all memory of the system, which has more than the model knows.
-    """
-    return kernel.knobs["overcommit"] == "1" or pages <= int(array(kernel.f.flags).size)
 
 
 def _gather(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> list[Vma]:
@@ -238,8 +268,13 @@ def _gather(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> list[Vma]:
     if first.vpn_start < vpn_start:
         if vpn_end < first.vpn_end and len(mm.vmas) >= most_areas(kernel):
             raise OutOfMemory
+        check_modify(kernel, first)
         split_at(kernel, mm, first, vpn_start)
         kernel.say("munmap: splits the area in which it begins")
+    for vma in mm.vmas.overlapping(vpn_start, vpn_end):
+        if vma.flags & VM.SEALED:
+            mm.may_have_mergeable = True
+        check_modify(kernel, vma)
     last = mm.vmas.overlapping(vpn_start, vpn_end)[-1]
     if last.vpn_end > vpn_end:
         split_at(kernel, mm, last, vpn_end)

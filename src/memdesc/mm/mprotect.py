@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.accounting import check_commit, check_expand, may_expand
 from memdesc.mm.filemap import wants_writenotify
 from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.mseal import check_modify
 from memdesc.mm.process import Errno, Mm
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.vma import VM, VM_PKEY, Vma
 from memdesc.mm.vma_modify import vma_modify_flags
 from memdesc.model.compiled import array
 
@@ -30,8 +32,12 @@ __all__ = ["can_change_pte_writable", "change_protection", "mprotect"]
 _ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
 
-def mprotect(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, prot: VM) -> None:
+def mprotect(
+    kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, prot: VM, *, pkey: VM | None = None
+) -> None:
     """Change what may be done with a range, area by area. Raises Errno.
+
+    `pkey`: the areas' protection key from now on; None: they keep theirs.
 
     What was changed before an error stays changed.
     """
@@ -41,6 +47,8 @@ def mprotect(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, prot: VM) -> 
         if vma is None:
             raise Errno("ENOMEM")
         flags = vma.flags & ~_ACCESS | prot
+        if pkey is not None:
+            flags = flags & ~VM_PKEY | pkey
         if prot & ~(vma.flags >> 4) & _ACCESS:
             raise Errno("EACCES")
         end = min(vma.vpn_end, vpn_end)
@@ -91,11 +99,16 @@ def can_change_pte_writable(kernel: Kernel, vma: Vma, row: NDArray[np.int64]) ->
 
 def _fixup(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags: VM) -> Vma:
     """mprotect_fixup()."""
+    check_modify(kernel, vma)
     old = vma.flags
     if flags == old:
         return vma
     if flags & VM.WRITE:
+        pages = vpn_end - vpn_start
+        if may_expand(mm, old, pages):
+            check_expand(kernel, mm, flags, pages)
         if not old & (VM.ACCOUNT | VM.WRITE | VM.HUGETLB | VM.SHARED | VM.NORESERVE):
+            check_commit(kernel, pages)
             flags |= VM.ACCOUNT
     elif (
         kernel.rules.mprotect_unaccounts

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memdesc.mm import entries as e
+from memdesc.mm.accounting import check_commit, check_expand, check_lock_more
 from memdesc.mm.frames import ENTRIES_SHIFT, TABLE_ENTRIES
 from memdesc.mm.mmap import munmap
+from memdesc.mm.mseal import check_modify
 from memdesc.mm.page_tables import PMD_SHIFT
 from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_clone, unlink_anon_vmas
-from memdesc.mm.userfaultfd import clear_moved, mremap_userfaultfd_prep
+from memdesc.mm.userfault_wp import clear_moved
+from memdesc.mm.userfaultfd import mremap_userfaultfd_prep
 from memdesc.mm.vma import VM, Vma
 from memdesc.mm.vma_modify import Proposed, most_areas, split_at, vma_merge_new_range
 from memdesc.model.compiled import array
@@ -47,13 +50,14 @@ def mremap(
     area stays, empty.
     """
     several = kernel.rules.mremap_several_areas
+    old_pages, new_pages = _whole_pages(mm, vpn, old_pages, new_pages, to)
     if not new_pages or (dontunmap and old_pages != new_pages):
         raise Errno("EINVAL")
     if to is None:
         _resize(kernel, mm, vpn, old_pages, new_pages)
         return
-    if not several and mm.vmas.find(vpn) is None:
-        raise Errno("EFAULT")
+    if not several:
+        check_modify(kernel, _area(mm, vpn))
     if vpn + old_pages > to and to + new_pages > vpn:
         raise Errno("EINVAL")
     if len(mm.vmas) + 2 >= most_areas(kernel) - 3:
@@ -63,7 +67,7 @@ def mremap(
         return
     if several:
         vma = _area(mm, vpn)
-        _check(kernel, vma, vpn, min(old_pages, new_pages), new_pages, to, dontunmap=dontunmap)
+        _check(kernel, mm, vma, vpn, min(old_pages, new_pages), new_pages, to, dontunmap=dontunmap)
     _mremap_to(kernel, mm, vpn, old_pages, new_pages, to, dontunmap=dontunmap)
 
 
@@ -79,6 +83,7 @@ def _area(mm: Mm, vpn: int) -> Vma:
 
 def _check(
     kernel: Kernel,
+    mm: Mm,
     vma: Vma,
     vpn: int,
     old_pages: int,
@@ -88,6 +93,7 @@ def _check(
     dontunmap: bool = False,
 ) -> None:
     """vma_to_resize() @6.12, check_prep_vma() @7.2. Raises Errno."""
+    check_modify(kernel, vma)
     if vma.flags & VM.HUGETLB and (
         (vpn | (to or 0)) % TABLE_ENTRIES or _whole(new_pages) > _whole(old_pages)
     ):
@@ -100,6 +106,22 @@ def _check(
         raise Errno("EFAULT")
     if new_pages != old_pages and special:
         raise Errno("EFAULT")
+    if new_pages > old_pages:
+        check_lock_more(kernel, mm, vma.flags, new_pages - old_pages)
+        check_expand(kernel, mm, vma.flags, new_pages - old_pages)
+
+
+def _whole_pages(
+    mm: Mm, vpn: int, old_pages: int, new_pages: int, to: int | None
+) -> tuple[int, int]:
+    """Sizes of hugetlb areas are rounded up, addresses fit, and nothing grows. Raises Errno."""
+    vma = mm.vmas.find(vpn)
+    if vma is None or not vma.flags & VM.HUGETLB:
+        return old_pages, new_pages
+    old_pages, new_pages = (_whole(pages) * TABLE_ENTRIES for pages in (old_pages, new_pages))
+    if (vpn | (to or 0)) % TABLE_ENTRIES or new_pages > old_pages:
+        raise Errno("EINVAL")
+    return old_pages, new_pages
 
 
 def _whole(pages: int) -> int:
@@ -110,20 +132,20 @@ def _whole(pages: int) -> int:
 def _resize(kernel: Kernel, mm: Mm, vpn: int, old_pages: int, new_pages: int) -> None:
     """Without MREMAP_MAYMOVE: `mremap_at @7.2`."""
     vma = _area(mm, vpn)
+    check_modify(kernel, vma)
     if new_pages < old_pages:
         munmap(kernel, mm, vpn + new_pages, vpn + old_pages)
         return
     if new_pages == old_pages:
         return
-    _check(kernel, vma, vpn, old_pages, new_pages, None)
+    _check(kernel, mm, vma, vpn, old_pages, new_pages, None)
     end, grown = vma.vpn_end, new_pages - old_pages
     if vpn + old_pages != end or mm.vmas.overlapping(end, end + grown):
         kernel.say("mremap: cannot grow in place, and may not move")
         raise OutOfMemory
-    new = Proposed(
-        end, end + grown, vma.flags, vma.pgoff + vma.pages, vma.file, vma.name, vma.anon_vma,
-        uffd=vma.uffd,
-    )  # fmt: skip
+    if vma.flags & VM.ACCOUNT:
+        check_commit(kernel, grown)
+    new = Proposed.part_of(vma, end, end + grown)
     if vma_merge_new_range(kernel, mm, new) is None:
         raise OutOfMemory
     _populate(kernel, mm, vma, end, end + grown)
@@ -150,7 +172,7 @@ def _move_areas(kernel: Kernel, mm: Mm, vpn: int, pages: int, to: int, *, dontun
             # vma_multi_allowed(): its handler would have to follow each area.
             kernel.say("mremap: userfaultfd has one of several areas")
             raise Errno("EFAULT")
-        _check(kernel, vma, first, count, count, first + shift, dontunmap=dontunmap)
+        _check(kernel, mm, vma, first, count, count, first + shift, dontunmap=dontunmap)
         _mremap_to(kernel, mm, first, count, count, first + shift, dontunmap=dontunmap)
     if at == vpn:
         raise Errno("EFAULT")
@@ -165,15 +187,22 @@ def _mremap_to(
         munmap(kernel, mm, vpn + new_pages, vpn + old_pages)
         old_pages = new_pages
     vma = _area(mm, vpn)
-    _check(kernel, vma, vpn, old_pages, new_pages, to, dontunmap=dontunmap)
+    _check(kernel, mm, vma, vpn, old_pages, new_pages, to, dontunmap=dontunmap)
+    if dontunmap:
+        check_expand(kernel, mm, vma.flags, old_pages)
     if len(mm.vmas) >= most_areas(kernel) - 3:
         raise OutOfMemory
+    if vma.flags & VM.ACCOUNT:
+        check_commit(kernel, new_pages if dontunmap else new_pages - old_pages)
     if vma.flags & VM.MERGEABLE:
         from memdesc.mm.ksm import unmerge_range
 
         unmerge_range(kernel, mm, vma, vpn, vpn + old_pages)
     vma, new = _copy_vma(kernel, mm, vma, vpn, to, new_pages)
     _move_page_tables(kernel, mm, vma, new, vpn, to, old_pages)
+    if vma.flags & VM.HUGETLB:
+        # clear_vma_resv_huge_pages(): what was reserved goes along, also for what stays behind.
+        vma.resv = None
     if new.uffd is not None:
         mm.may_have_mergeable = True
     mremap_userfaultfd_prep(kernel, new)
@@ -214,7 +243,8 @@ def _copy_vma(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, pages: int) -
         pgoff = to
     start = vma.vpn_start
     proposed = Proposed(
-        to, to + pages, vma.flags, pgoff, vma.file, vma.name, vma.anon_vma, vma, vma.uffd
+        to, to + pages, vma.flags, pgoff, vma.file, vma.name, vma.anon_vma, vma, vma.uffd,
+        vma.policy,
     )  # fmt: skip
     new = vma_merge_new_range(kernel, mm, proposed)
     if new is not None:

@@ -1,4 +1,4 @@
-"""What a new anonymous folio gets from the area that it is mapped into.
+"""New anonymous folios: where they come from, and what the area they are mapped into gives them.
 
 `mm/rmap.c:folio_add_new_anon_rmap`, `mm/swap.c:folio_add_lru_vma, folio_add_lru @6.12`.
 """
@@ -8,13 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.frames import C_LRU_GEN, LRU_GEN_REFERENCED
+from memdesc.mm.frames import ANON_NEW, C_LRU_GEN, LRU_GEN_REFERENCED
 from memdesc.mm.vma import VM, Vma
+from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["is_plain", "marked_by_area"]
+__all__ = ["is_plain", "marked_by_area", "new_anon_folio"]
+
+
+def new_anon_folio(kernel: Kernel, vma: Vma, vpn: int, order: int = 0) -> int:
+    """An exclusive folio for the aligned range that begins at a page, not mapped yet.
+
+    Raises OutOfMemory.
+    """
+    assert vma.anon_vma is not None
+    return kernel.alloc_folio(
+        MemoryType.ANON,
+        order,
+        flags=ANON_NEW & ~int(KPF.SWAPBACKED) if vma.flags & VM.DROPPABLE else ANON_NEW,
+        mapping=vma.anon_vma.number,
+        index=vma.index_of(vpn),
+    )
 
 
 def is_plain(kernel: Kernel, vma: Vma) -> bool:

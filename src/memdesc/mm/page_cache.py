@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.check import HOLDERS
-from memdesc.mm.files import EXT4, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.files import HUGETLBFS, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
 from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.mark_accessed import mark_accessed
+from memdesc.mm.memfd import check_write
 from memdesc.mm.process import Errno
 
 if TYPE_CHECKING:
@@ -95,11 +96,11 @@ def read_page(
         from memdesc.mm.shmem import shmem_get_page
 
         return shmem_get_page(kernel, mapping, index)
-    if mapping.fs is EXT4:
-        from memdesc.mm.ext4 import ext4_read_folio, fill_folio
+    if mapping.fs.has_device:
+        from memdesc.mm.aops import fill_folio, read_folio
 
         if found is None:
-            found = ext4_read_folio(kernel, mapping, index)
+            found = read_folio(kernel, mapping, index)
         elif not kernel.flags(found) & KPF.UPTODATE:
             fill_folio(kernel, mapping, kernel.head(found))
         if not kernel.flags(found) & KPF.UPTODATE:
@@ -115,7 +116,14 @@ def pread(kernel: Kernel, file: OpenFile, first: int, pages: int | None) -> tupl
     mapping = file.mapping
     if mapping.fs is SECRETMEM:
         raise Errno("ESPIPE")
+    if mapping.fs is HUGETLBFS:
+        from memdesc.mm.hugetlbfs import read
+
+        return tuple(
+            read(kernel, mapping, first, mapping.pages_in_size if pages is None else pages)
+        )
     end = mapping.pages_in_size if pages is None else min(first + pages, mapping.pages_in_size)
+    last = file.ra.get("prev", 0) - 1
     if not mapping.is_shmem:
         from memdesc.mm.readahead import filemap_get_pages
 
@@ -124,34 +132,60 @@ def pread(kernel: Kernel, file: OpenFile, first: int, pages: int | None) -> tupl
     for index in range(first, end):
         pfn = read_page(kernel, mapping, index, create=False)
         if pfn is not None:
-            mark_accessed(kernel, pfn)
+            # filemap_read() counts only once what is read again and again (pos_same_folio).
+            order = kernel.order_of(pfn)
+            if mapping.is_shmem or last < 0 or index >> order != last >> order:
+                mark_accessed(kernel, pfn)
+        last = index
         found.append(int(kernel.f.content[pfn]) if pfn is not None else 0)
     return tuple(found)
 
 
-def pwrite(kernel: Kernel, file: OpenFile, first: int, contents: Sequence[int]) -> int:
-    """pwrite(2) of whole pages through the cache: bytes written. Raises Errno."""
+def pwrite(
+    kernel: Kernel, file: OpenFile, first: int, contents: Sequence[int], *, limit: int | None = None
+) -> int:
+    """pwrite(2) of whole pages through the cache: bytes written. Raises Errno.
+
+    `limit`: RLIMIT_FSIZE in pages. What came before an error counts, and the error is not told.
+    """
     mapping = file.mapping
     if file.readonly:
         raise Errno("EBADF")
     if mapping.fs is SECRETMEM:
         raise Errno("ESPIPE")
+    if mapping.fs is HUGETLBFS:
+        raise Errno("EINVAL")
     if file.append:
         # Linux's pwrite() appends as well, whatever the offset (open(2), BUGS).
         first = mapping.size // PAGE_BYTES
     if mapping.is_shmem:
         from memdesc.mm.shmem import shmem_write_begin as write_begin
     else:
-        from memdesc.mm.ext4 import ext4_write_begin as write_begin
+        from memdesc.mm.aops import write_begin
+    from memdesc.mm.super import want_write
     from memdesc.mm.writeback import dirty_folio, generic_write_sync
 
+    if limit is not None:
+        if first >= limit:
+            kernel.say("generic_write_checks: RLIMIT_FSIZE")
+            raise Errno("EFBIG")
+        contents = contents[: limit - first]
+    want_write(kernel, mapping.fs.name)
     for at, content in enumerate(contents):
         index = first + at
-        pfn = write_begin(kernel, mapping, index, len(contents) - at)
+        try:
+            check_write(mapping, (index + 1) * PAGE_BYTES)
+            pfn = write_begin(kernel, mapping, index, len(contents) - at)
+        except Errno:
+            if not at:
+                raise
+            contents = contents[:at]
+            break
         kernel.f.content[pfn] = content
         mapping.size = max(mapping.size, (index + 1) * PAGE_BYTES)
         dirty_folio(kernel, pfn)
-        mark_accessed(kernel, pfn)
+        if mapping.is_shmem:
+            mark_accessed(kernel, pfn)  # shmem_get_folio_gfp(), SGP_WRITE
     kernel.say("generic_perform_write: through the page cache, which is dirty now")
     generic_write_sync(kernel, file, first, len(contents))
     return len(contents) * PAGE_BYTES

@@ -1,15 +1,16 @@
-"""Who takes references to user pages, and what each takes: pipes, io_uring, debuggers, direct I/O.
+"""Who takes references to user pages, and what each takes: io_uring, debuggers, direct I/O.
 
-`fs/splice.c:iter_to_pipe, io_uring/rsrc.c:io_sqe_buffer_register, mm/process_vm_access.c:
-process_vm_rw_single_vec, mm/memory.c:__access_remote_vm, block/bio.c:bio_iov_iter_get_pages,
-kernel/futex/core.c:get_futex_key @6.12`.
+`io_uring/rsrc.c:io_sqe_buffer_register, mm/process_vm_access.c:process_vm_rw_single_vec,
+mm/memory.c:__access_remote_vm, block/bio.c:bio_iov_iter_get_pages @6.12`.
 
-    vmsplice              FOLL_GET, fast, read     until the pipe is read or closed
+    vmsplice (`splice`)   FOLL_GET, fast, read     until the pipe is read or closed
+    MSG_ZEROCOPY (`zerocopy`)  FOLL_GET, fast, read  until the receiver has it
     io_uring buffers      FOLL_PIN, LONGTERM, WRITE  until they are unregistered
+    AF_XDP (`xdp_umem`)   FOLL_PIN, LONGTERM, WRITE  until the socket is closed; dirties
     process_vm_readv      FOLL_PIN, remote         as long as the copy takes; writev dirties
     /proc/PID/mem         FOLL_GET, FORCE, remote  one page at a time; a write dirties
     O_DIRECT              FOLL_PIN (6.1: FOLL_GET) as long as the I/O takes; a read dirties
-    futex, shared         FOLL_GET, fast           for the look-up of the key
+    futex (`futex`)       FOLL_GET, fast, write    for the look-up of a shared key
 
 What user space holds by a descriptor is in `Process.pins`, and ends with the process at the latest.
 """
@@ -18,8 +19,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from memdesc.mm.gup import (
     put_pages,
     unpin_user_pages,
 )
+from memdesc.mm.mmap import expand_stack
 from memdesc.mm.process import Errno, Mm, Process
 from memdesc.model.compiled import array
 
@@ -43,46 +45,31 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FixedBuffer",
-    "Pipe",
+    "Held",
     "access_remote_vm",
+    "account",
     "direct_io_pages",
-    "futex_key",
     "process_vm_readv",
     "process_vm_writev",
     "register_buffer",
-    "vmsplice",
 ]
 
-FutexKey: TypeAlias = tuple[str, int, int]
-"""("private", id of the address space, page) or ("shared", number of the file, page of it)."""
 
-_BATCH: Final = 16
-"""Pages that vmsplice gets at once (`fs/splice.c:iter_to_pipe`)."""
+class Held(Protocol):
+    """What a process holds by a descriptor."""
 
-
-@dataclass(slots=True, eq=False)
-class Pipe:
-    """Pages of user memory in a pipe. What they hold is what a reader will get, then."""
-
-    pages: list[int] = field(default_factory=list)
-
-    def read(self, kernel: Kernel) -> tuple[int, ...]:
-        """Contents of all pages; their references end. Raises Errno where the pipe is empty."""
-        if not self.pages:
-            raise Errno("EAGAIN")
-        found = tuple(int(kernel.f.content[pfn]) for pfn in self.pages)
-        self.release(kernel)
-        return found
+    @property
+    def accounted(self) -> int:
+        """Pages that count against RLIMIT_MEMLOCK (`struct user_struct.locked_vm`)."""
 
     def release(self, kernel: Kernel) -> None:
-        """The pipe is closed, or was read."""
-        put_pages(kernel, self.pages)
-        self.pages = []
+        """The references end."""
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
-        for pfn in self.pages:
-            yield pfn, 1
+
+    def pinned(self) -> Sequence[int]:
+        """Frames on which it has a pin each."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +80,7 @@ class FixedBuffer:
     held: list[int]
     """Those that are still pinned: of a buffer inside one large folio, a single one."""
     accounted: int = 0
-    """Pages that count against RLIMIT_MEMLOCK: the whole of each large folio, once."""
+    """Of a process without CAP_IPC_LOCK: the whole of each large folio, once."""
 
     def write(self, kernel: Kernel, contents: Sequence[int]) -> int:
         """IORING_OP_READ_FIXED: as a device would write. Bytes."""
@@ -117,23 +104,9 @@ class FixedBuffer:
             if pfn != kernel.zero_pfn:
                 yield pfn, 1 if kernel.order_of(pfn) else PIN_BIAS
 
-
-def vmsplice(kernel: Kernel, process: Process, vpn: int, count: int) -> Pipe:
-    """vmsplice(2): a new pipe with references to the pages themselves. Raises Errno.
-
-    It ends early, without an error, at the first page that is not to be had.
-    """
-    pipe = Pipe()
-    while len(pipe.pages) < count:
-        wanted = min(_BATCH, count - len(pipe.pages))
-        try:
-            got = get_user_pages_fast(kernel, process.mm, vpn + len(pipe.pages), wanted)
-        except Errno:
-            if not pipe.pages:
-                raise
-            break
-        pipe.pages += got
-    return pipe
+    def pinned(self) -> Sequence[int]:
+        """Frames on which it has a pin each."""
+        return self.held
 
 
 def register_buffer(kernel: Kernel, process: Process, vpn: int, count: int) -> FixedBuffer:
@@ -148,20 +121,35 @@ def register_buffer(kernel: Kernel, process: Process, vpn: int, count: int) -> F
         unpin_user_pages(kernel, pages)
         raise Errno(error)
     heads = list(dict.fromkeys(kernel.head(pfn) for pfn in pages))
-    accounted = sum(1 << kernel.order_of(head) for head in heads)
-    if process.memlock_limit is not None:
-        used = sum(_accounted(each) for each in kernel.processes.values())
-        if used + accounted > process.memlock_limit:
-            unpin_user_pages(kernel, pages)
-            kernel.say("io_buffer_account_pin: over RLIMIT_MEMLOCK, ENOMEM")
-            raise Errno("ENOMEM")
+    accounted = account(kernel, process, sum(1 << kernel.order_of(head) for head in heads))
+    if accounted is None:
+        unpin_user_pages(kernel, pages)
+        kernel.say("io_buffer_account_pin: over RLIMIT_MEMLOCK, ENOMEM")
+        raise Errno("ENOMEM")
     held = pages
     if kernel.rules.fixed_buffer_pins_per_folio or (
         len(heads) == 1 and kernel.rules.fixed_buffer_pins_per_only_folio
     ):
         held = _coalesced(kernel, pages)
-    process.mm.pinned_vm += accounted
     return FixedBuffer(pages, held, accounted)
+
+
+def account(kernel: Kernel, process: Process, pages: int) -> int | None:
+    """__io_account_mem(), mm_account_pinned_pages(): of a user, over all processes.
+
+    How many are counted, none with CAP_IPC_LOCK; None where there would be too many.
+    """
+    limit = process.memlock_limit
+    if limit is None:
+        return 0
+    user = process.mm.limits.uid
+    used = sum(
+        held.accounted
+        for each in kernel.processes.values()
+        if each.mm.limits.uid == user
+        for held in each.pins.values()
+    )
+    return None if used + pages > limit else pages
 
 
 def process_vm_readv(kernel: Kernel, mm: Mm, vpn: int, count: int) -> tuple[int, ...]:
@@ -189,14 +177,21 @@ def access_remote_vm(
 ) -> tuple[int, ...]:
     """read(2) or write(2) of /proc/PID/mem: contents of the pages that could be had.
 
-    `contents`: what to write. Raises Errno where not even the first page could be had.
+    `contents`: what to write. Raises Errno where not even the first page could be had. A stack
+    grows down to where it begins, as for the processor (`mm/memory.c:__access_remote_vm`).
     """
     found: list[int] = []
+    if mm.vmas.find(vpn) is None:
+        expand_stack(kernel, mm, vpn)
     for at in range(count):
         write = FOLL.NONE if contents is None else FOLL.WRITE
         try:
-            pages = get_user_pages(kernel, mm, vpn + at, 1, write | FOLL.FORCE)
+            pages = get_user_pages(kernel, mm, vpn + at, 1, write | FOLL.FORCE | FOLL.REMOTE)
         except Errno as error:
+            pfn = _driver_page(kernel, mm, vpn + at, write=contents is not None)
+            if pfn is not None:
+                found.append(int(kernel.f.content[pfn]))
+                continue
             if not found:
                 raise Errno("EIO") from error
             break
@@ -228,28 +223,6 @@ def direct_io_done(kernel: Kernel, pages: Sequence[int], *, to_memory: bool) -> 
         put_pages(kernel, pages, dirty=to_memory)
 
 
-def futex_key(kernel: Kernel, process: Process, vpn: int, *, shared: bool = True) -> FutexKey:
-    """get_futex_key(): what two waiters must have in common. Raises Errno.
-
-    A shared futex in private memory belongs to the address space, too: only a file's page is the
-    same for others.
-    """
-    if not shared:
-        return "private", id(process.mm), vpn
-    try:
-        pages = get_user_pages_fast(kernel, process.mm, vpn, 1, FOLL.WRITE)
-    except Errno:
-        pages = get_user_pages_fast(kernel, process.mm, vpn, 1)
-    pfn = pages[0]
-    head = kernel.head(pfn)
-    if kernel.flags(pfn) & (KPF.ANON | KPF.ZERO_PAGE):
-        key: FutexKey = ("private", id(process.mm), vpn)
-    else:
-        key = ("shared", int(kernel.f.mapping[head]), int(kernel.f.pgoff[head]) + pfn - head)
-    put_pages(kernel, pages)
-    return key
-
-
 # --- helpers -----------------------------------------------------------------------------
 
 
@@ -258,6 +231,14 @@ def _pin_remote(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> li
         return pin_user_pages(kernel, mm, vpn, count, flags | FOLL.TOUCH | FOLL.REMOTE)
     except Errno as error:
         raise Errno("EFAULT") from error
+
+
+def _driver_page(kernel: Kernel, mm: Mm, vpn: int, *, write: bool) -> int | None:
+    """`vm_ops->access` of an area that get_user_pages refuses: a frame that the driver reads."""
+    from memdesc.mm.device_mapping import physical_page
+
+    vma = mm.vmas.find(vpn)
+    return None if vma is None else physical_page(kernel, mm, vma, vpn, write=write)
 
 
 def _refused_file(kernel: Kernel, mm: Mm, vpn: int, count: int) -> str:
@@ -289,10 +270,6 @@ def _coalesced(kernel: Kernel, pages: Sequence[int]) -> list[int]:
     return held
 
 
-def _accounted(process: Process) -> int:
-    return sum(held.accounted for held in process.pins.values() if isinstance(held, FixedBuffer))
-
-
 def _held(kernel: Kernel) -> Iterator[tuple[int, int]]:
     for process in kernel.processes.values():
         for held in process.pins.values():
@@ -305,10 +282,8 @@ def _check_pins(kernel: Kernel) -> None:
     counts: Counter[int] = Counter()
     for process in kernel.processes.values():
         for held in process.pins.values():
-            if not isinstance(held, FixedBuffer):
-                continue
-            assert process.mm.has_pinned
-            for pfn in held.held:
+            assert process.mm.has_pinned or not held.pinned()
+            for pfn in held.pinned():
                 head = kernel.head(pfn)
                 counts[head] += 1 if kernel.order_of(head) else 0
                 if kernel.flags(head) & KPF.ANON and kernel.f.maps[pfn]:

@@ -13,6 +13,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.fault import handle_mm_fault
 from memdesc.mm.mark_accessed import mark_accessed
+from memdesc.mm.pkeys import pkey_allows
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.vma import VM, Vma
 
@@ -35,6 +36,8 @@ def madvise_populate(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, *, wr
         if vma is None:
             raise Errno("ENOMEM")
         if vma.flags & (VM.IO | VM.PFNMAP) or not vma.flags & (VM.WRITE if write else VM.READ):
+            raise Errno("EINVAL")
+        if not pkey_allows(mm, vma, write=write):
             raise Errno("EINVAL")
         end = min(vma.vpn_end, vpn_end)
         _fault_in(kernel, mm, vma, vpn, end, write=write, tells_poison=True)
@@ -64,6 +67,8 @@ def populate_vma(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int)
         raise Errno("EFAULT")
     # Shared memory is only read: it need not be copied, and would be dirtied for nothing.
     write = vma.flags & (VM.WRITE | VM.SHARED) == VM.WRITE
+    if not pkey_allows(mm, vma, write=write):
+        raise Errno("EFAULT")
     _fault_in(kernel, mm, vma, vpn_start, vpn_end, write=write)
     kernel.drain()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from memdesc.mm.page_tables import Tables
 from memdesc.mm.vma import VM, VmaSet
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
     from memdesc.mm.userfaultfd import UserfaultfdCtx
 
-__all__ = ["Errno", "Mm", "OutOfMemory", "Process", "Signal"]
+__all__ = ["NOBODY", "Errno", "Limits", "Mm", "OutOfMemory", "Process", "Signal"]
+
+
+NOBODY: Final = 65534
+"""The user without rights."""
 
 
 class Errno(Exception):
@@ -40,18 +44,45 @@ class OutOfMemory(Errno):
         super().__init__("ENOMEM")
 
 
+@dataclass(slots=True)
+class Limits:
+    """Resource limits in pages (None: unlimited), and the rights with which they are asked for."""
+
+    address_space: int | None = None
+    """RLIMIT_AS."""
+    data: int | None = None
+    """RLIMIT_DATA."""
+    memlock: int | None = 2048
+    """RLIMIT_MEMLOCK."""
+    capable: bool = True
+    """Has all capabilities, as root begins with."""
+    uid: int = 0
+
+    @property
+    def locked(self) -> int | None:
+        """How many pages may be locked: RLIMIT_MEMLOCK means nothing with CAP_IPC_LOCK."""
+        return None if self.capable else self.memlock
+
+
 class Mm:
     """An address space (`struct mm_struct`)."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.vmas = VmaSet()
         self.tables = Tables(kernel)
+        self.limits = Limits()
+        """Those of its process (of which it has one)."""
+        self.start_brk = 0
+        self.brk = 0
+        """Where the heap of brk(2) begins, and its end."""
         self.def_flags = VM(0)
         """Flags of new areas: LOCKED after mlockall(MCL_FUTURE)."""
         self.has_pinned = False
         """MMF_HAS_PINNED: some page was pinned at some time, so fork looks."""
-        self.pinned_vm = 0
-        """Pages that io_uring holds pinned (VmPin)."""
+        self.pkru = 0
+        """What the thread that runs may not do, two bits per protection key."""
+        self.pkeys: set[int] = set()
+        """Protection keys that are taken, beside 0."""
         self.thp_disabled = False
         """PR_SET_THP_DISABLE."""
         self.tables_at_first: int | None = None
@@ -60,6 +91,10 @@ class Mm:
         """Something happened after which neighbours that could be one area stay two."""
         self.merge_any = False
         """PR_SET_MEMORY_MERGE: KSM may merge all areas that can."""
+        self.ksm_counted_before = (0, 0)
+        """`ksm_rmap_items` and `ksm_merging_pages` of the parent, which a fork copied."""
+        self.ksm_zero_uncopied = 0
+        """Zero pages that KSM counts since a fork, of areas that fork did not copy."""
         self.huge_zero = False
         """MMF_HUGE_ZERO_PAGE: it holds the huge zero page from the first use to its end."""
         self.khugepaged = False
@@ -75,10 +110,15 @@ class Process:
     files: dict[str, Any] = field(default_factory=dict)
     """Open files by the scenario's name."""
     pins: dict[str, Any] = field(default_factory=dict)
-    """Pipes and registered buffers that hold references to pages, by the scenario's name."""
+    """`pins.Held`: pipes, buffers, sockets that hold references to pages, by scenario's name."""
     userfaults: list[UserfaultfdCtx] = field(default_factory=list)
     """Its userfaultfds, in the order in which they were made."""
-    memlock_limit: int | None = None
-    """RLIMIT_MEMLOCK in pages; None: none, as with CAP_IPC_LOCK."""
+    fsize_limit: int | None = None
+    """RLIMIT_FSIZE in pages: no file grows beyond it by this process; None: none."""
     parent: Process | None = None
     alive: bool = True
+
+    @property
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in pages; None: none, as with CAP_IPC_LOCK."""
+        return self.mm.limits.locked

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.ext4 import MAX_ORDER, ext4_read_folio
+from memdesc.mm.aops import MAX_ORDER, large_folios, read_folio
 from memdesc.mm.files import PAGE_BYTES, AddressSpace, OpenFile
 from memdesc.mm.vma import VM
 
@@ -45,10 +45,14 @@ def filemap_get_pages(kernel: Kernel, file: OpenFile, first: int, end: int) -> N
 
 
 def mmap_readahead(kernel: Kernel, vma: Vma, index: int) -> None:
-    """A fault at a page: read around it if it is not cached, or on if it is the marked one."""
+    """A fault at a page: read around it if it is not cached, or on if it is the marked one.
+
+    Where it waits for the disk it drops the lock, and the whole fault is done again (`retry`).
+    """
     file = vma.file
     assert file is not None
     mapping, ra = file.mapping, _state(kernel, file)
+    ra["retry"] = 0
     if vma.flags & VM.RAND_READ or not ra["pages"]:
         return
     pfn = mapping.pages.get(index)
@@ -56,16 +60,26 @@ def mmap_readahead(kernel: Kernel, vma: Vma, index: int) -> None:
         ra["misses"] = max(0, ra["misses"] - 1)
         if kernel.flags(pfn) & _MARKER:
             _async(kernel, file, index, ra["pages"])
+            ra["retry"] = 1
+            if kernel.rules.locks_areas:
+                # Done again with the lock of the whole address space, and not as a second try.
+                ra["misses"] = max(0, ra["misses"] - 1)
         return
+    ra["retry"] = 1
     if vma.flags & VM.SEQ_READ:
         _sync(kernel, file, index, ra["pages"])
         return
     ra["misses"] = min(10 * _LOTS_OF_MISSES, ra["misses"] + 1)
     if ra["misses"] > _LOTS_OF_MISSES:
         return
-    ra["start"] = max(0, index - ra["pages"] // 2)
-    ra["size"], ra["async"], ra["order"] = ra["pages"], ra["pages"] // 4, 0
-    kernel.say("do_sync_mmap_readahead: read around the fault")
+    if vma.flags & VM.EXEC and kernel.rules.executable_reads_on:
+        ra["start"], ra["async"], ra["order"] = index, 0, 0
+        ra["size"] = min(ra["pages"], vma.pgoff + vma.pages - index)
+        kernel.say("do_sync_mmap_readahead: executable, from the fault on to the end of the area")
+    else:
+        ra["start"] = max(0, index - ra["pages"] // 2)
+        ra["size"], ra["async"], ra["order"] = ra["pages"], ra["pages"] // 4, 0
+        kernel.say("do_sync_mmap_readahead: read around the fault")
     _submit(kernel, mapping, ra)
 
 
@@ -98,7 +112,14 @@ def _state(kernel: Kernel, file: OpenFile) -> dict[str, int]:
     """struct file_ra_state, as file_ra_state_init() left it."""
     if not file.ra:
         file.ra.update(
-            pages=_ra_pages(kernel), prev=-2, start=0, size=0, order=0, misses=0, **{"async": 0}
+            pages=_ra_pages(kernel),
+            prev=-2,
+            start=0,
+            size=0,
+            order=0,
+            misses=0,
+            retry=0,
+            **{"async": 0},
         )
     return file.ra
 
@@ -159,6 +180,8 @@ def _async(kernel: Kernel, file: OpenFile, index: int, wanted: int) -> None:
             return
         ra["start"] = start
         ra["size"] = ra["async"] = _next_size(start - head_index + wanted, limit)
+    if kernel.rules.readahead_starts_large:
+        ra["order"] = order
     if kernel.rules.readahead_ends_aligned:
         ra["order"] += 2
         end = ra["start"] + ra["size"]
@@ -172,22 +195,26 @@ def _async(kernel: Kernel, file: OpenFile, index: int, wanted: int) -> None:
 def _submit(kernel: Kernel, mapping: AddressSpace, ra: dict[str, int]) -> None:
     """page_cache_ra_order(): read the window, in folios of `order` where the file may have them."""
     last = mapping.pages_in_size - 1
-    if not kernel.rules.ext4_large_folios or not ra["order"]:
+    starts_large = kernel.rules.readahead_starts_large and ra["size"] >= 4
+    if not large_folios(kernel, mapping) or not (starts_large or ra["order"]):
         _read(kernel, mapping, ra["start"], ra["size"], ra["async"])
         return
     index, mark = ra["start"], ra["start"] + ra["size"] - ra["async"]
     last = min(last, index + ra["size"] - 1)
-    ra["order"] = min(ra["order"], MAX_ORDER, ra["size"].bit_length() - 1)
+    wanted = ra["order"] + 2 * starts_large
+    ra["order"] = min(wanted, MAX_ORDER, ra["size"].bit_length() - 1)
     while index <= last:
         order = ra["order"]
         if index:
             order = min(order, (index & -index).bit_length() - 1)
         while order and index + (1 << order) - 1 > last:
             order -= 1
+        if order == 1 and not kernel.rules.large_folios_of_two:
+            order = 0
         if any(index + at in mapping.pages for at in range(1 << order)):
             _read(kernel, mapping, index, ra["size"] - (index - ra["start"]), ra["async"])
             return
-        pfn = ext4_read_folio(kernel, mapping, index, order)
+        pfn = read_folio(kernel, mapping, index, order)
         if index == mark >> order << order:
             kernel.set_flags(pfn, _MARKER)
         index += 1 << order
@@ -199,7 +226,7 @@ def _read(kernel: Kernel, mapping: AddressSpace, first: int, pages: int, lookahe
     for index in range(first, first + pages):
         if index in mapping.pages:
             continue
-        pfn = ext4_read_folio(kernel, mapping, index)
+        pfn = read_folio(kernel, mapping, index)
         if lookahead and index == first + pages - lookahead:
             kernel.set_flags(pfn, _MARKER)
 

@@ -172,6 +172,7 @@ def _mergeable_anon_vma(mm: Mm, vma: Vma) -> AnonVma | None:
         compatible = (
             first.vpn_end == second.vpn_start
             and first.file is second.file
+            and first.policy == second.policy
             and not (first.flags ^ second.flags) & ~access
             and second.pgoff == first.pgoff + first.pages
         )

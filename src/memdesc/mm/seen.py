@@ -24,6 +24,10 @@ __all__ = ["kpagecount", "kpageflags", "pagemap_entry", "shows_huge", "smaps", "
 
 _PAGE_KB: Final = 4
 _PER_PAGE: Final = int(KPF.OWNER_2 | KPF.HWPOISON)
+_SHARED: Final = int(
+    KPF.MMAP | KPF.ANON | KPF.KSM | KPF.THP | KPF.HUGE | KPF.COMPOUND_TAIL | KPF.ZERO_PAGE
+)
+"""What a tail shows of its folio on kernels that show its own flags."""
 _STORED: Final = int(
     KPF.LOCKED | KPF.REFERENCED | KPF.UPTODATE | KPF.DIRTY | KPF.LRU | KPF.ACTIVE | KPF.WRITEBACK
     | KPF.RECLAIM | KPF.ANON | KPF.SWAPCACHE | KPF.SWAPBACKED | KPF.HUGE | KPF.UNEVICTABLE
@@ -39,9 +43,10 @@ _VM_NAMES: Final = (
     (VM.LOCKED, "lo"), (VM.IO, "io"), (VM.SEQ_READ, "sr"),
     (VM.RAND_READ, "rr"), (VM.DONTCOPY, "dc"), (VM.DONTEXPAND, "de"), (VM.LOCKONFAULT, "lf"),
     (VM.ACCOUNT, "ac"), (VM.NORESERVE, "nr"), (VM.HUGETLB, "ht"), (VM.SYNC, "sf"),
+    (VM.PAT, "ar"),
     (VM.WIPEONFORK, "wf"), (VM.DONTDUMP, "dd"), (VM.SOFTDIRTY, "sd"), (VM.MIXEDMAP, "mm"),
     (VM.HUGEPAGE, "hg"), (VM.NOHUGEPAGE, "nh"), (VM.MERGEABLE, "mg"),
-    (VM.UFFD_MINOR, "ui"), (VM.DROPPABLE, "dp"),
+    (VM.UFFD_MINOR, "ui"), (VM.DROPPABLE, "dp"), (VM.SEALED, "sl"),
 )  # fmt: skip
 """In the order of the bits (`fs/proc/task_mmu.c:show_smap_vma_flags`)."""
 
@@ -50,9 +55,11 @@ def pagemap_entry(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> int:
     """The word of /proc/PID/pagemap for a page."""
     entry = mm.tables.entry(vpn)
     word = int(PM.SOFT_DIRTY) if vma.flags & VM.SOFTDIRTY else 0
-    if entry == e.NONE_ENTRY:
-        return word
+    if entry == e.NONE_ENTRY or vma.flags & VM.PFNMAP:
+        return word  # pagemap does not walk such areas (mm/pagewalk.c:walk_page_test), smaps does
     if not e.is_present(entry):
+        if vma.flags & VM.HUGETLB:
+            return word | _not_present_hugetlb(entry)
         return word | _not_present(kernel, mm, vma, entry)
     pfn = e.pfn_of(entry)
     word |= int(PM.PRESENT) | pfn
@@ -82,7 +89,7 @@ def kpageflags(kernel: Kernel, pfn: int) -> int:
     head = kernel.head(pfn)
     order = int(f.order[head])
     flags = int(f.flags[head]) & _STORED
-    if kernel.mapcount(head):
+    if f.maps[pfn] or f.entire[head] or kernel.mapcount(head):
         flags |= int(KPF.MMAP)
     if flags & KPF.ANON and kernel.rules.ksm_shown_for_all_anon:
         flags |= int(KPF.KSM)
@@ -95,8 +102,7 @@ def kpageflags(kernel: Kernel, pfn: int) -> int:
     tail = pfn != head
     flags |= int(KPF.COMPOUND_TAIL if tail else KPF.COMPOUND_HEAD)
     if tail and kernel.rules.tails_have_own_flags:
-        shared = KPF.MMAP | KPF.ANON | KPF.KSM | KPF.THP | KPF.HUGE | KPF.COMPOUND_TAIL
-        return flags & int(shared | KPF.ZERO_PAGE) | int(f.flags[pfn]) & _PER_PAGE
+        return flags & _SHARED | int(f.flags[pfn]) & _PER_PAGE
     flags &= ~int(KPF.HWPOISON)
     return flags | int(f.flags[pfn]) & int(KPF.HWPOISON)
 
@@ -143,7 +149,8 @@ def smaps(kernel: Kernel, mm: Mm, vma: Vma) -> dict[str, int]:
     sums = _Sums(dict.fromkeys(_FIELDS, 0))
     if kernel.rules.smaps_shows_ksm:
         sums.kb["KSM"] = 0
-    for low, high, pmd in mm.tables.runs(vma.vpn_start, vma.vpn_end):
+    walked = not vma.flags & VM.PFNMAP or kernel.rules.smaps_walks_pfnmap
+    for low, high, pmd in mm.tables.runs(vma.vpn_start, vma.vpn_end) if walked else ():
         if pmd.huge and not shows_huge(kernel, vma, pmd):
             continue
         if pmd.huge and e.is_present(pmd.huge):
@@ -175,7 +182,11 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
             sums.swap_pss += (4096 << PSS_SHIFT) // max(1, swap_count(kernel, entry))
             return
         # A frame that was lost is still counted where its entry is (is_pfn_swap_entry).
-        if e.swap_type(entry) is not e.SwapType.HWPOISON or vma.flags & VM.HUGETLB:
+        if e.swap_type(entry) is not e.SwapType.HWPOISON:
+            return
+        if vma.flags & VM.HUGETLB:
+            shares = kernel.rules.smaps_shares_lost_pages
+            sums.add("Shared_Hugetlb" if shares else "Private_Hugetlb")
             return
     present = e.is_present(entry)
     pfn = e.pfn_of(entry) if present else e.swap_offset(entry)
@@ -223,6 +234,12 @@ def _huge(kernel: Kernel, sums: _Sums, vma: Vma, entry: int, pages: int) -> None
         sums.add("ShmemPmdMapped", pages)
     else:
         sums.add("FilePmdMapped", pages)
+
+
+def _not_present_hugetlb(entry: int) -> int:
+    """pagemap_hugetlb_range() shows nothing of lost pages; of markers only if they protect."""
+    marker = e.swap_type(entry) is e.SwapType.MARKER
+    return int(PM.UFFD_WP) if marker and e.swap_offset(entry) == e.Marker.UFFD_WP else 0
 
 
 def _not_present(kernel: Kernel, mm: Mm, vma: Vma, entry: int) -> int:

@@ -13,14 +13,17 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Errno, Mm, Signal
+from memdesc.mm.swap_readahead import found_in_cache, swapin_readahead
 from memdesc.mm.swap_state import (
     device_of,
     free_swap_cache,
     put_slot,
+    read_slots,
     read_swap_cache,
     swap_duplicate,
     swap_free,
 )
+from memdesc.mm.swapin_large import entries_of_folio, swapin_order
 from memdesc.mm.vma import VM, Vma
 from memdesc.types import MemoryType
 
@@ -100,16 +103,24 @@ def copy_nonpresent(kernel: Kernel, source: Mm, vma: Vma, vpn: int, entry: int) 
 
 
 def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool) -> None:
-    """The part of do_swap_page that maps the page."""
+    """The part of do_swap_page that maps the page, or all of its folio."""
     device = device_of(kernel)
     slot = e.swap_offset(entry)
-    direct = (
-        slot not in device.cache and device.counts[slot] == 1 and kernel.rules.swapin_skips_cache
-    )
+    skips = kernel.rules.swapin_skips_cache
+    cached = slot in device.cache
+    direct = device.is_synchronous and skips and not cached and device.counts[slot] == 1
+    order = 0 if cached else swapin_order(kernel, mm, vma, vpn, entry)
     if direct:
-        pfn = _read_directly(kernel, vma, vpn, slot)
+        pfn = _read_directly(kernel, vma, vpn, slot, order)
+    elif cached:
+        pfn = device.cache[slot]
+        found_in_cache(kernel, vma, vpn, pfn)
+        kernel.get(pfn)
     else:
-        pfn = read_swap_cache(kernel, slot)
+        if device.is_synchronous and not skips:
+            pfn = read_swap_cache(kernel, slot, order)
+        else:
+            pfn = swapin_readahead(kernel, mm, vma, vpn, slot)
         kernel.get(pfn)
     head = kernel.head(pfn)
     copied = 0 if direct else ksm_copy(kernel, vma, vpn, pfn)
@@ -117,9 +128,13 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
         kernel.drain()
     merged = bool(kernel.flags(head) & KPF.KSM)
     exclusive = not merged and (direct or bool(copied) or bool(entry & e.EXCLUSIVE_SWAP))
-    put_slot(kernel, slot)
-    maps_first = kernel.rules.swapin_frees_cache
-    frees = not direct and _should_free(kernel, vma, head, write=write and not copied)
+    pages = range(vpn, vpn + 1)
+    if not copied:
+        pages = entries_of_folio(kernel, mm, vma, vpn, entry, pfn)
+    for at in pages:
+        put_slot(kernel, slot + at - vpn)
+    maps_first = not skips
+    frees = not direct and not copied and _should_free(kernel, vma, head, write=write)
     if frees and not maps_first:
         free_swap_cache(kernel, head)
     bits = e.ACCESSED | kept_bits(entry)
@@ -131,8 +146,12 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
     elif exclusive and write and vma.flags & VM.WRITE and not kernel.rules.swapin_maps_writable:
         # Made writable and dirty, and write-protected again for userfaultfd.
         bits |= e.DIRTY
-    map_anon(kernel, vma, vpn, target, exclusive=exclusive)
-    mm.tables.set(vpn, e.present(target, bits))
+    kernel.get(target, len(pages) - 1)
+    for at in pages:
+        map_anon(kernel, vma, at, target + at - vpn, exclusive=exclusive)
+        mm.tables.set(at, e.present(target + at - vpn, bits))
+    if len(pages) > 1:
+        kernel.say(f"do_swap_page: {len(pages)} pages of a large folio at once")
     how = "read from its slot" if direct else "found in the swap cache or read into it"
     kernel.say(f"do_swap_page: {how}, {'exclusive' if exclusive else 'not exclusive'}")
     if frees and maps_first:
@@ -162,7 +181,7 @@ def map_anon(kernel: Kernel, vma: Vma, vpn: int, pfn: int, *, exclusive: bool) -
     if not kernel.f.mapping[head]:
         owner = vma.anon_vma if exclusive else vma.anon_vma.root
         kernel.f.mapping[head] = owner.number
-        kernel.f.pgoff[head] = vma.index_of(vpn)
+        kernel.f.pgoff[head] = vma.index_of(vpn) - (pfn - head)
     kernel.set_flags(head, int(KPF.ANON))
     kernel.f.maps[pfn] += 1
     if exclusive:
@@ -193,9 +212,9 @@ def ksm_copy(kernel: Kernel, vma: Vma, vpn: int, pfn: int) -> int:
         same = kernel.mappings[number].root is vma.anon_vma.root
         if same and int(kernel.f.pgoff[head]) + pfn - head == vma.index_of(vpn):
             return 0
-    from memdesc.mm.wp import new_anon_page
+    from memdesc.mm.new_folio import new_anon_folio
 
-    copy = new_anon_page(kernel, vma, vpn)
+    copy = new_anon_folio(kernel, vma, vpn)
     kernel.f.content[copy] = kernel.f.content[pfn]
     kernel.set_exclusive(copy, False)
     kernel.set_flags(copy, int(KPF.DIRTY))
@@ -207,29 +226,34 @@ def ksm_copy(kernel: Kernel, vma: Vma, vpn: int, pfn: int) -> int:
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _read_directly(kernel: Kernel, vma: Vma, vpn: int, slot: int) -> int:
+def _read_directly(kernel: Kernel, vma: Vma, vpn: int, slot: int, order: int) -> int:
     """SWP_SYNCHRONOUS_IO and one entry: past the swap cache. Raises OutOfMemory."""
     assert vma.anon_vma is not None
-    pfn = kernel.alloc_folio(
+    behind = vpn & ((1 << order) - 1)
+    head = kernel.alloc_folio(
         MemoryType.ANON,
+        order,
         flags=int(KPF.UPTODATE | KPF.SWAPBACKED),
         mapping=vma.anon_vma.number,
-        index=vma.index_of(vpn),
+        index=vma.index_of(vpn - behind),
     )
-    kernel.f.content[pfn] = device_of(kernel).stored[slot]
-    kernel.events["pswpin"] += 1
-    kernel.batch(pfn, BATCH_ADD)
-    return pfn
+    read_slots(kernel, head, slot - behind)
+    kernel.batch(head, BATCH_ADD)
+    return head + behind
 
 
 def _should_free(kernel: Kernel, vma: Vma, head: int, *, write: bool) -> bool:
     """should_try_to_free_swap(); the caller holds one reference."""
-    if kernel.rules.swapin_frees_cache or device_of(kernel).is_half_full:
+    device = device_of(kernel)
+    maps_first = not kernel.rules.swapin_skips_cache
+    if device.is_half_full or (maps_first and device.is_synchronous):
         return True
     if vma.flags & VM.LOCKED or kernel.flags(head) & KPF.MLOCKED:
         return True
+    # After it was mapped, a write finds no page with the cache's reference alone.
     pages = 1 << kernel.order_of(head)
-    return write and not kernel.flags(head) & KPF.KSM and kernel.refs(head) == 1 + pages
+    alone = not maps_first and kernel.refs(head) == 1 + pages
+    return write and alone and not kernel.flags(head) & KPF.KSM
 
 
 def _marker_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.check import HOLDERS
 from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.swap_slots import SWAP_PAGES, Slots
+from memdesc.mm.thp_stats import count_mthp, count_thp
 from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
@@ -24,19 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SwapDevice", "add_to_swap", "device_of", "drop_swap_cache", "free_page_and_swap_cache",
-    "free_swap_cache", "in_swap_cache", "put_slot", "read_swap_cache", "swap_count",
+    "free_swap_cache", "in_swap_cache", "put_slot", "read_slots", "read_swap_cache", "swap_count",
     "swap_duplicate", "swap_free", "swap_writepage",
 ]  # fmt: skip
-
-SWAP_PAGES: Final = (64 << 20) // 4096 - 1
-"""Slots of the device that `swap on` makes; the header takes one page."""
 
 
 @dataclass(slots=True)
 class SwapDevice:
     """One device, and the swap cache of its slots."""
 
+    room: Slots
     pages: int = SWAP_PAGES
+    is_synchronous: bool = True
+    """SWP_SYNCHRONOUS_IO: the kernel knows that a read is done when the call returns."""
     counts: dict[int, int] = field(default_factory=dict)
     """Slot -> entries, and shmem's page-cache slots, that name it (`swap_map`)."""
     stored: dict[int, int] = field(default_factory=dict)
@@ -45,24 +47,15 @@ class SwapDevice:
     """Slot -> frame in the swap cache."""
     slots: dict[int, int] = field(default_factory=dict)
     """Frame in the swap cache -> its slot (`folio->swap`)."""
-    free: list[int] = field(default_factory=list)
-    used: int = 0
-    """Slots that were ever handed out."""
-
-    def alloc(self) -> int | None:
-        """A free slot, not counted yet; None where the device is full."""
-        if self.free:
-            return self.free.pop()
-        if self.used == self.pages:
-            return None
-        self.used += 1
-        return self.used
+    zeroes: set[int] = field(default_factory=set)
+    """Slots whose folio was nothing but zeroes, and not written (`zeromap`)."""
 
     def release(self, slot: int) -> None:
         """Nobody names it, and no page is cached for it."""
         del self.counts[slot]
         self.stored.pop(slot, None)
-        self.free.append(slot)
+        self.zeroes.discard(slot)
+        self.room.release(slot)
 
     @property
     def is_half_full(self) -> bool:
@@ -79,14 +72,10 @@ def add_to_swap(kernel: Kernel, head: int) -> bool:
     if device is None:
         return False
     pages = list(kernel.pages_of(head))
-    slots: list[int] = []
-    for _ in pages:
-        slot = device.alloc()
-        if slot is None:
-            device.free += slots
-            return False
-        slots.append(slot)
-    for page, slot in zip(pages, slots, strict=True):
+    first = device.room.alloc(kernel.order_of(head))
+    if first is None:
+        return False
+    for slot, page in enumerate(pages, first):
         device.counts[slot] = 0
         device.cache[slot] = page
         device.slots[page] = slot
@@ -98,30 +87,53 @@ def add_to_swap(kernel: Kernel, head: int) -> bool:
 def swap_writepage(kernel: Kernel, head: int) -> None:
     """Write a folio of the swap cache to its slots; it is clean then."""
     device = device_of(kernel)
-    for page in kernel.pages_of(head):
-        device.stored[device.slots[page]] = int(kernel.f.content[page])
-        kernel.events["pswpout"] += 1
+    pages = list(kernel.pages_of(head))
+    slots = [device.slots[page] for page in pages]
+    for page, slot in zip(pages, slots, strict=True):
+        device.stored[slot] = int(kernel.f.content[page])
     kernel.clear_flags(head, int(KPF.DIRTY))
+    device.zeroes.difference_update(slots)
+    if kernel.rules.knows_pages_of_zeroes and not any(kernel.f.content[page] for page in pages):
+        device.zeroes.update(slots)
+        kernel.say("swap_zeromap_folio_set: all zeroes, noted and not written")
+        return
+    kernel.events["pswpout"] += len(pages)
+    count_thp(kernel, kernel.order_of(head), "thp_swpout")
+    count_mthp(kernel, kernel.order_of(head), "swpout")
 
 
-def read_swap_cache(kernel: Kernel, slot: int) -> int:
+def read_swap_cache(kernel: Kernel, slot: int, order: int = 0) -> int:
     """read_swap_cache_async(): the frame in the swap cache, read in if it is not there.
 
-    A page that was read in has the cache's reference alone, beside that of its LRU batch.
+    A folio that was read in has the cache's references alone, beside that of its LRU batch.
+    `order`: of the folio that is read, with the slots of the aligned range around `slot`, none of
+    which is cached.
     """
     device = device_of(kernel)
     found = device.cache.get(slot)
     if found is not None:
         return found
     # The rmap's part of the flags, and which anon_vma it belongs to, come when it is mapped.
-    pfn = kernel.alloc_folio(MemoryType.ANON, flags=int(KPF.UPTODATE | KPF.SWAPBACKED))
-    kernel.set_flags(pfn, int(KPF.SWAPCACHE))
-    kernel.f.content[pfn] = device.stored[slot]
-    device.cache[slot] = pfn
-    device.slots[pfn] = slot
-    kernel.events["pswpin"] += 1
-    kernel.batch(pfn, BATCH_ADD)
-    return pfn
+    head = kernel.alloc_folio(MemoryType.ANON, order, flags=int(KPF.UPTODATE | KPF.SWAPBACKED))
+    kernel.set_flags(head, int(KPF.SWAPCACHE))
+    first = slot >> order << order
+    for page, at in enumerate(range(first, first + (1 << order)), head):
+        device.cache[at] = page
+        device.slots[page] = at
+    kernel.get(head, (1 << order) - 1)
+    read_slots(kernel, head, first)
+    kernel.batch(head, BATCH_ADD)
+    return device.cache[slot]
+
+
+def read_slots(kernel: Kernel, head: int, first: int) -> None:
+    """swap_read_folio(): the content of a folio from as many slots in a row."""
+    device = device_of(kernel)
+    for slot, page in enumerate(kernel.pages_of(head), first):
+        kernel.f.content[page] = device.stored[slot]
+    if first not in device.zeroes:
+        kernel.events["pswpin"] += 1 << kernel.order_of(head)
+        count_mthp(kernel, kernel.order_of(head), "swpin")
 
 
 def free_swap_cache(kernel: Kernel, pfn: int) -> bool:

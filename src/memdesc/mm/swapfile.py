@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.swap import kept_bits, ksm_copy, map_anon
+from memdesc.mm.swap_slots import SWAP_PAGES, Slots
 from memdesc.mm.swap_state import (
     SwapDevice,
     add_to_swap,
@@ -23,20 +25,23 @@ from memdesc.mm.swap_state import (
     read_swap_cache,
     swap_writepage,
 )
-from memdesc.mm.vma import Vma
+from memdesc.mm.vma import VM_UFFD, Vma
+from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.files import AddressSpace
     from memdesc.mm.kernel import Kernel
+    from memdesc.mm.shmem_huge import FaultAt
 
 __all__ = ["free_shmem_slot", "shmem_swapin", "shmem_writepage", "swapoff", "swapon"]
 
 
-def swapon(kernel: Kernel) -> None:
+def swapon(kernel: Kernel, pages: int = SWAP_PAGES, *, is_synchronous: bool = True) -> None:
     """swapon(2). Raises Errno."""
     if kernel.swap is not None:
         raise Errno("EBUSY")
-    kernel.swap = SwapDevice()
+    room = Slots(kernel.rules.swap_begins_behind_header, pages)
+    kernel.swap = SwapDevice(room, pages, is_synchronous)
 
 
 def swapoff(kernel: Kernel) -> None:
@@ -48,7 +53,8 @@ def swapoff(kernel: Kernel) -> None:
 
     for mapping in file_mappings(kernel):
         for index in list(mapping.swapped):
-            shmem_swapin(kernel, mapping, index)
+            if index in mapping.swapped:
+                shmem_swapin(kernel, mapping, index)
     for process in kernel.processes.values():
         for vma in process.mm.vmas:
             _unuse_vma(kernel, process.mm, vma)
@@ -61,9 +67,10 @@ def swapoff(kernel: Kernel) -> None:
 
 
 def shmem_writepage(kernel: Kernel, mapping: AddressSpace, head: int) -> bool:
-    """Move an unmapped page from the page cache to the swap cache, and write it.
+    """Move an unmapped folio from the page cache to the swap cache, and write it.
 
-    False without room in swap. The caller holds a reference.
+    False without room in swap. The caller holds a reference. A large folio stays one entry of the
+    file's page cache.
     """
     if not add_to_swap(kernel, head):
         return False
@@ -72,6 +79,8 @@ def shmem_writepage(kernel: Kernel, mapping: AddressSpace, head: int) -> bool:
     for page in kernel.pages_of(head):
         slot = device.slots[page]
         mapping.swapped[index + page - head] = slot
+        if order := kernel.order_of(head):
+            mapping.swap_orders[index + page - head] = order
         device.counts[slot] += 1
         del mapping.pages[index + page - head]
         kernel.put(head)
@@ -81,22 +90,43 @@ def shmem_writepage(kernel: Kernel, mapping: AddressSpace, head: int) -> bool:
     return True
 
 
-def shmem_swapin(kernel: Kernel, mapping: AddressSpace, index: int) -> int:
+def shmem_swapin(
+    kernel: Kernel, mapping: AddressSpace, index: int, *, fault: FaultAt | None = None
+) -> int:
     """shmem_swapin_folio(): a page is back in the page cache, dirty, and its slot is free.
 
-    Raises OutOfMemory.
+    What was swapped out as a large folio comes back as one where the release does that, and
+    userfaultfd does not want to see each page. Raises OutOfMemory.
     """
-    slot = mapping.swapped[index]
-    pfn = read_swap_cache(kernel, slot)
-    kernel.get(pfn)
-    del mapping.swapped[index]
-    kernel.f.mapping[pfn] = mapping.number
-    kernel.f.pgoff[pfn] = index
-    mapping.pages[index] = pfn
-    # The page cache's reference is the one that was taken above.
-    put_slot(kernel, slot)
-    drop_swap_cache(kernel, pfn)
-    kernel.set_flags(pfn, int(KPF.DIRTY))
+    order = mapping.swap_orders.get(index, 0)
+    first = index >> order << order
+    device = device_of(kernel)
+    pfn = device.cache.get(mapping.swapped[index])
+    if pfn is None and order:
+        armed = fault is not None and fault.vma.flags & VM_UFFD
+        if kernel.rules.shmem_swaps_in_whole and not armed:
+            slots = [mapping.swapped[first + page] for page in range(1 << order)]
+            pfn = _read_whole(kernel, slots) + index - first
+        else:
+            for page in range(1 << order):
+                mapping.swap_orders.pop(first + page)
+            kernel.say("shmem_split_large_entry: an entry for each page of the large folio")
+    if pfn is None:
+        pfn = read_swap_cache(kernel, mapping.swapped[index])
+    head = kernel.head(pfn)
+    first = index - (pfn - head)
+    pages = list(kernel.pages_of(head))
+    # The page cache's references.
+    kernel.get(head, len(pages))
+    kernel.f.mapping[head] = mapping.number
+    kernel.f.pgoff[head] = first
+    for page in pages:
+        at = first + page - head
+        mapping.pages[at] = page
+        mapping.swap_orders.pop(at, None)
+        put_slot(kernel, mapping.swapped.pop(at))
+    drop_swap_cache(kernel, head)
+    kernel.set_flags(head, int(KPF.DIRTY))
     kernel.say("shmem_swapin_folio: back from swap, dirty")
     return pfn
 
@@ -111,6 +141,24 @@ def free_shmem_slot(kernel: Kernel, slot: int) -> None:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _read_whole(kernel: Kernel, slots: list[int]) -> int:
+    """shmem_swap_alloc_folio(): a large folio in the swap cache, read from its slots."""
+    device = device_of(kernel)
+    order = len(slots).bit_length() - 1
+    head = kernel.alloc_folio(
+        MemoryType.ANON, order, flags=int(KPF.UPTODATE | KPF.SWAPBACKED)
+    )  # fmt: skip
+    kernel.set_flags(head, int(KPF.SWAPCACHE))
+    for page, slot in enumerate(slots, head):
+        kernel.f.content[page] = device.stored[slot]
+        device.cache[slot] = page
+        device.slots[page] = slot
+        kernel.events["pswpin"] += 1
+    kernel.get(head, len(slots) - 1)
+    kernel.batch(head, BATCH_ADD)
+    return head
 
 
 def _unuse_vma(kernel: Kernel, mm: Mm, vma: Vma) -> None:

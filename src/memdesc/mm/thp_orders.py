@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
     from memdesc.mm.process import Mm
 
-__all__ = ["PMD_ORDER", "allowed_orders", "is_suitable", "pmd_allowed", "suitable_orders"]
+__all__ = [
+    "PMD_ORDER", "allowed_orders", "collapse_orders", "enabled_sizes", "is_suitable",
+    "pmd_allowed", "suitable_orders",
+]  # fmt: skip
 
 PMD_ORDER: Final = PMD_SHIFT
 """HPAGE_PMD_ORDER."""
@@ -29,17 +32,29 @@ def pmd_allowed(kernel: Kernel, mm: Mm, vma: Vma, *, sysfs: bool = True) -> bool
 
     MADV_COLLAPSE asks without `sysfs`; it obeys only the area's and the process's own wish.
     """
-    return _takes_part(mm, vma) and (not sysfs or _enabled(kernel.knobs["thp"], vma))
+    return _takes_part(mm, vma) and (not sysfs or _enabled(kernel.knobs["thp"], vma.flags))
 
 
 def allowed_orders(kernel: Kernel, mm: Mm, vma: Vma) -> list[int]:
     """Orders above 0 and below a PMD's that settings allow a fault to use, largest first."""
     if not kernel.rules.large_anon_folios or not _takes_part(mm, vma) or vma.flags & VM_UFFD:
         return []
+    return enabled_sizes(kernel, vma.flags)
+
+
+def collapse_orders(kernel: Kernel, mm: Mm, vma: Vma) -> frozenset[int]:
+    """Orders below a PMD's that khugepaged may make in an area (collapse_possible_orders @7.2)."""
+    if not kernel.rules.collapses_to_any_size:
+        return frozenset()
+    return frozenset(allowed_orders(kernel, mm, vma))
+
+
+def enabled_sizes(kernel: Kernel, flags: VM) -> list[int]:
+    """Orders below a PMD's that settings allow in an area with some flags, largest first."""
     found = []
     for name, order in _SIZES.items():
         word = kernel.knobs[name]
-        if _enabled(kernel.knobs["thp"] if word == "inherit" else word, vma):
+        if _enabled(kernel.knobs["thp"] if word == "inherit" else word, flags):
             found.append(order)
     return sorted(found, reverse=True)
 
@@ -70,5 +85,5 @@ def _takes_part(mm: Mm, vma: Vma) -> bool:
     return not mm.thp_disabled and vma.is_anonymous
 
 
-def _enabled(word: str, vma: Vma) -> bool:
-    return word == "always" or (word == "madvise" and bool(vma.flags & VM.HUGEPAGE))
+def _enabled(word: str, flags: VM) -> bool:
+    return word == "always" or (word == "madvise" and bool(flags & VM.HUGEPAGE))

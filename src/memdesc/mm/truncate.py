@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.file_split import cut_folio
-from memdesc.mm.files import HUGETLBFS, PAGE_BYTES, PARTLY, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.file_systems import EXT4, HUGETLBFS, SECRETMEM, VFAT, XFS
+from memdesc.mm.files import PAGE_BYTES, PARTLY, AddressSpace, OpenFile
+from memdesc.mm.memfd import check_fallocate, check_punch, check_resize
 from memdesc.mm.page_cache import file_mappings, read_page, remove_folio
 from memdesc.mm.process import Errno
+from memdesc.mm.shmem_truncate import shmem_undo_range
 from memdesc.mm.zap import zap_range
 
 if TYPE_CHECKING:
@@ -39,12 +43,28 @@ def ftruncate(kernel: Kernel, file: OpenFile, size: int) -> None:
     mapping = file.mapping
     if mapping.fs is SECRETMEM and mapping.size:
         raise Errno("EINVAL")
+    check_resize(mapping, size)
     set_size(kernel, mapping, size)
 
 
 def set_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     """truncate_setsize(): pages behind the new end go, also private copies of them."""
+    if mapping.fs is HUGETLBFS:
+        from memdesc.mm.hugetlbfs import resize
+
+        resize(kernel, mapping, size)
+        return
+    if mapping.fs is XFS:
+        from memdesc.mm.iomap import xfs_setattr_size
+
+        xfs_setattr_size(kernel, mapping, size)
     shrinks = size < mapping.size
+    if mapping.fs is VFAT and not shrinks:
+        raise MemdescError(
+            "the model does not let files of vfat grow by truncate, which fills them with zeroes",
+            hint="write to the file instead",
+        )
+    mapping.emptied |= mapping.fs is EXT4 and not size
     mapping.size = size
     if not shrinks:
         return
@@ -52,7 +72,7 @@ def set_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     if size % PAGE_BYTES:
         _zero_rest(kernel, mapping, first - 1)
     unmap_mapping_pages(kernel, mapping, first, None, even_cows=True)
-    truncate_inode_pages(kernel, mapping, first)
+    truncate_inode_pages(kernel, mapping, first, at=size // PAGE_BYTES)
     kernel.say("truncate_pagecache: unmapped with all private copies, out of the cache")
 
 
@@ -68,6 +88,12 @@ def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
         raise Errno("EINVAL")
     if mapping.fs is SECRETMEM:
         raise Errno("EOPNOTSUPP")
+    check_punch(mapping)
+    if mapping.fs is HUGETLBFS:
+        from memdesc.mm.hugetlbfs import punch_hole as punch_hugetlb
+
+        punch_hugetlb(kernel, mapping, first, end)
+        return
     unmap_mapping_pages(kernel, mapping, first, end, even_cows=False)
     truncate_inode_pages(kernel, mapping, first, end)
     kernel.say("truncate_pagecache_range: unmapped except private copies, out of the cache")
@@ -89,13 +115,20 @@ def unmap_mapping_pages(
 
 
 def truncate_inode_pages(
-    kernel: Kernel, mapping: AddressSpace, first: int, end: int | None = None
-) -> None:
-    """truncate_inode_pages_range(): out of the cache, dirty or not; blocks go as well."""
+    kernel: Kernel, mapping: AddressSpace, first: int, end: int | None = None,
+    *, at: int | None = None,
+) -> None:  # fmt: skip
+    """truncate_inode_pages_range(): out of the cache, dirty or not; blocks go as well.
+
+    `at`: the page in which the range begins, if that is the one before `first`.
+    """
     if mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb import remove_pages
+        from memdesc.mm.hugetlbfs import remove_pages
 
         remove_pages(kernel, mapping, first, end)
+        return
+    if mapping.is_shmem:
+        shmem_undo_range(kernel, mapping, first, end, at=at)
         return
     for edge in (first, end):
         if edge is not None:
@@ -113,10 +146,6 @@ def truncate_inode_pages(
         remove_folio(kernel, mapping, pfn)
     for index in [at for at in mapping.blocks if first <= at and (end is None or at < end)]:
         del mapping.blocks[index]
-    for index in [at for at in mapping.swapped if first <= at and (end is None or at < end)]:
-        from memdesc.mm.swapfile import free_shmem_slot
-
-        free_shmem_slot(kernel, mapping.swapped.pop(index))
 
 
 def invalidate_mapping_pages(
@@ -199,10 +228,21 @@ def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str)
     if mapping.is_shmem:
         from memdesc.mm.shmem import shmem_fallocate
 
+        check_fallocate(mapping, (first + pages) * PAGE_BYTES)
         shmem_fallocate(kernel, mapping, first, pages, mode)
+    elif mapping.fs is HUGETLBFS:
+        from memdesc.mm.hugetlbfs import fallocate as fallocate_hugetlb
+
+        check_fallocate(mapping, (first + pages) * PAGE_BYTES)
+        fallocate_hugetlb(kernel, mapping, first, pages, mode)
     else:
         from memdesc.mm.ext4 import ext4_fallocate
 
+        if mapping.fs is not EXT4:
+            raise MemdescError(
+                f"the model knows no fallocate of {mapping.fs.name}",
+                hint="use a file on ext4 or tmpfs",
+            )
         ext4_fallocate(kernel, mapping, first, pages, mode)
 
 

@@ -12,14 +12,19 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import TYPE_CHECKING
 
+from memdesc.kernels.masks import mask
+
 if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
+    from memdesc.mm.hugetlb_pool import HugetlbResv
+    from memdesc.mm.mempolicy import Policy
     from memdesc.mm.rmap import AnonVma
     from memdesc.mm.userfaultfd import UserfaultfdCtx
 
-__all__ = ["VM", "VM_SPECIAL", "VM_UFFD", "Vma", "VmaSet"]
+__all__ = ["VM", "VM_PKEY", "VM_SPECIAL", "VM_UFFD", "Vma", "VmaSet"]
 
 
+@mask
 class VM(IntFlag):
     """Flags of an area, by the kernel's names without `VM_` (`include/linux/mm.h @6.12`)."""
 
@@ -44,6 +49,7 @@ class VM(IntFlag):
     NORESERVE = 0x200000
     HUGETLB = 0x400000
     SYNC = 0x800000
+    PAT = 0x1000000
     WIPEONFORK = 0x2000000
     DONTDUMP = 0x4000000
     SOFTDIRTY = 0x8000000
@@ -51,15 +57,23 @@ class VM(IntFlag):
     HUGEPAGE = 0x20000000
     NOHUGEPAGE = 0x40000000
     MERGEABLE = 0x80000000
+    PKEY_BIT0 = 1 << 32
+    PKEY_BIT1 = 1 << 33
+    PKEY_BIT2 = 1 << 34
+    PKEY_BIT3 = 1 << 35
     MAYBE_GUARD = 1 << 36
     UFFD_WP = 1 << 37
     UFFD_MISSING = 1 << 38
     UFFD_MINOR = 1 << 39
     DROPPABLE = 1 << 40
+    SEALED = 1 << 42
 
 
 VM_UFFD = VM.UFFD_MISSING | VM.UFFD_WP | VM.UFFD_MINOR
 """__VM_UFFD_FLAGS: what userfaultfd wants to know of an area; any of them: it is armed."""
+
+VM_PKEY = VM.PKEY_BIT0 | VM.PKEY_BIT1 | VM.PKEY_BIT2 | VM.PKEY_BIT3
+"""The area's protection key."""
 
 VM_SPECIAL = VM.IO | VM.DONTEXPAND | VM.PFNMAP | VM.MIXEDMAP
 """Areas of drivers: never merged, locked or collapsed (`include/linux/mm.h`)."""
@@ -83,6 +97,12 @@ class Vma:
     """PR_SET_VMA_ANON_NAME."""
     uffd: UserfaultfdCtx | None = None
     """vm_userfaultfd_ctx: with which userfaultfd it is registered."""
+    resv: HugetlbResv | None = None
+    """vm_private_data of a private hugetlb area: what it has reserved."""
+    policy: Policy | None = None
+    """vm_policy: from which nodes its memory comes."""
+    swap_readahead: tuple[int, int, int] = (0, 0, 4)
+    """swap_readahead_info: page of the last fault on swap, its window, and good guesses since."""
 
     @property
     def pages(self) -> int:
@@ -91,7 +111,10 @@ class Vma:
 
     def copy(self, vpn_start: int, vpn_end: int, pgoff: int) -> Vma:
         """vm_area_dup() for other addresses, without links to pages."""
-        return Vma(vpn_start, vpn_end, self.flags, pgoff, self.file, name=self.name, uffd=self.uffd)
+        return Vma(
+            vpn_start, vpn_end, self.flags, pgoff, self.file, name=self.name, uffd=self.uffd,
+            policy=self.policy, resv=self.resv, swap_readahead=self.swap_readahead,
+        )  # fmt: skip
 
     @property
     def is_cow(self) -> bool:

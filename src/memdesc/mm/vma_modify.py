@@ -18,12 +18,13 @@ from memdesc.mm.vma import VM, VM_SPECIAL, Vma
 if TYPE_CHECKING:
     from memdesc.mm.filemap import OpenFile
     from memdesc.mm.kernel import Kernel
+    from memdesc.mm.mempolicy import Policy
     from memdesc.mm.rmap import AnonVma
     from memdesc.mm.userfaultfd import UserfaultfdCtx
 
 __all__ = [
     "Proposed", "detach", "may_merge", "most_areas", "split_at", "split_vma", "vma_merge_new_range",
-    "vma_modify_flags", "vma_modify_name", "vma_modify_uffd",
+    "vma_modify_flags", "vma_modify_name", "vma_modify_policy", "vma_modify_uffd",
 ]  # fmt: skip
 
 
@@ -41,6 +42,15 @@ class Proposed:
     source: Vma | None = None
     """The area whose range it is, or (mremap) from which it is copied."""
     uffd: UserfaultfdCtx | None = None
+    policy: Policy | None = None
+
+    @classmethod
+    def part_of(cls, vma: Vma, vpn_start: int, vpn_end: int) -> Proposed:
+        """A range of an area (or of the space behind it) as that area is."""
+        return cls(
+            vpn_start, vpn_end, vma.flags, vma.index_of(vpn_start), vma.file, vma.name,
+            vma.anon_vma, uffd=vma.uffd, policy=vma.policy,
+        )  # fmt: skip
 
     @property
     def pages(self) -> int:
@@ -56,14 +66,22 @@ def vma_modify_flags(
     Returns the area that holds the range then. Raises OutOfMemory above max_map_count, when a
     split at the start may have happened.
     """
-    return _modify(kernel, mm, vma, vpn_start, vpn_end, flags, vma.name, vma.uffd)
+    return _modify(kernel, mm, vma, replace(Proposed.part_of(vma, vpn_start, vpn_end), flags=flags))
 
 
 def vma_modify_name(
     kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, name: str
 ) -> Vma:
     """The same for the name of anonymous memory."""
-    return _modify(kernel, mm, vma, vpn_start, vpn_end, vma.flags, name, vma.uffd)
+    return _modify(kernel, mm, vma, replace(Proposed.part_of(vma, vpn_start, vpn_end), name=name))
+
+
+def vma_modify_policy(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, policy: Policy | None
+) -> Vma:
+    """The same for the memory policy."""
+    new = replace(Proposed.part_of(vma, vpn_start, vpn_end), policy=policy)
+    return _modify(kernel, mm, vma, new)
 
 
 def vma_modify_uffd(
@@ -71,7 +89,8 @@ def vma_modify_uffd(
     uffd: UserfaultfdCtx | None,
 ) -> Vma:  # fmt: skip
     """The same for the flags of an area and the userfaultfd that wants them."""
-    return _modify(kernel, mm, vma, vpn_start, vpn_end, flags, vma.name, uffd)
+    new = replace(Proposed.part_of(vma, vpn_start, vpn_end), flags=flags, uffd=uffd)
+    return _modify(kernel, mm, vma, new)
 
 
 def vma_merge_new_range(
@@ -178,6 +197,7 @@ def may_merge(kernel: Kernel, new: Proposed, neighbour: Vma) -> bool:
         and neighbour.file is new.file
         and neighbour.name == new.name
         and neighbour.uffd is new.uffd
+        and neighbour.policy == new.policy
         and not (rules.close_forbids_merge and _has_close(neighbour))
         and _anon_vmas_agree(kernel, new, neighbour)
     )
@@ -188,28 +208,22 @@ def may_merge(kernel: Kernel, new: Proposed, neighbour: Vma) -> bool:
 _HUGE_PAGES = 512
 
 
-def _modify(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags: VM, name: str,
-    uffd: UserfaultfdCtx | None,
-) -> Vma:  # fmt: skip
-    """vma_modify()."""
-    if flags == vma.flags and name == vma.name and uffd is vma.uffd:
+def _modify(kernel: Kernel, mm: Mm, vma: Vma, new: Proposed) -> Vma:
+    """vma_modify(): a part of an area becomes as `new` is."""
+    if new == Proposed.part_of(vma, new.vpn_start, new.vpn_end):
         return vma
-    new = Proposed(
-        vpn_start, vpn_end, flags, vma.index_of(vpn_start), vma.file, name, vma.anon_vma, vma,
-        uffd,
-    )  # fmt: skip
+    new.source = vma
     merged = _merge_existing_range(kernel, mm, vma, new)
     if merged is not None:
-        merged.flags = flags | _sticky(kernel, merged.flags)
+        merged.flags = new.flags | _sticky(kernel, merged.flags)
         return merged
-    if vma.vpn_start < vpn_start:
-        _, vma = split_vma(kernel, mm, vma, vpn_start)
+    if vma.vpn_start < new.vpn_start:
+        _, vma = split_vma(kernel, mm, vma, new.vpn_start)
         kernel.say("split_vma: at the start of the range")
-    if vma.vpn_end > vpn_end:
-        split_vma(kernel, mm, vma, vpn_end)
+    if vma.vpn_end > new.vpn_end:
+        split_vma(kernel, mm, vma, new.vpn_end)
         kernel.say("split_vma: at the end of the range")
-    vma.flags, vma.name, vma.uffd = flags, name, uffd
+    vma.flags, vma.name, vma.uffd, vma.policy = new.flags, new.name, new.uffd, new.policy
     return vma
 
 

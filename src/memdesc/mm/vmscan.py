@@ -2,7 +2,7 @@
 
 `mm/vmscan.c:shrink_folio_list, pageout, __remove_mapping, folio_check_references,
 reclaim_pages`, `mm/rmap.c:try_to_unmap_one` @6.1, @6.12.  The model never runs short of memory by
-itself: MADV_PAGEOUT reclaims pages by name, `shrink_lists` as kswapd would.
+itself: MADV_PAGEOUT reclaims pages by name, `shrink_lruvec` by list.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.files import may_write
 from memdesc.mm.frames import (
-    ACTIVE_ANON,
-    ACTIVE_FILE,
-    C_FRAMES,
-    C_LIST_COUNT,
-    INACTIVE_ANON,
-    INACTIVE_FILE,
+    BATCH_ADD,
 )
+from memdesc.mm.isolate import isolate
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import mappings_of
+from memdesc.mm.shmem_reclaim import is_shmem, pageout_shmem, split_shmem
 from memdesc.mm.swap_state import add_to_swap, drop_swap_cache, free_swap_cache, swap_writepage
 from memdesc.mm.vma import VM, Vma
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["madvise_pageout", "reclaim_folio", "shrink_lists", "try_to_unmap"]
+__all__ = ["Fate", "check_references", "madvise_pageout", "reclaim_folio", "try_to_unmap"]
 
 _CANNOT: Final = VM.LOCKED | VM.PFNMAP | VM.HUGETLB
 """can_madv_lru_vma()."""
@@ -49,6 +47,10 @@ def madvise_pageout(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: i
     """
     if vma.flags & _CANNOT:
         raise Errno("EINVAL")
+    others = vma.file is not None and not may_write(mm, vma.file.mapping)
+    if others and (vma.flags & VM.MAYSHARE or not kernel.rules.pages_out_copies_of_others_files):
+        kernel.say("can_do_file_pageout: another user's file")
+        return
     kernel.drain()
     for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
         isolated: list[int] = []
@@ -59,7 +61,7 @@ def madvise_pageout(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: i
                 _reclaim_pages(kernel, isolated)
                 continue
         for vpn in range(low, high):
-            _isolate_at(kernel, mm, vma, vpn, high, isolated)
+            _isolate_at(kernel, mm, vma, vpn, high, isolated, anon_only=others)
         _reclaim_pages(kernel, isolated)
 
 
@@ -85,46 +87,25 @@ def reclaim_folio(kernel: Kernel, head: int, *, ignore_references: bool = True) 
 def try_to_unmap(kernel: Kernel, head: int) -> None:
     """Empty the entries that map a folio, or let them name its slots of swap."""
     if kernel.f.entire[head]:
-        from memdesc.mm.huge_memory import split_pmd
+        from memdesc.mm.huge_memory import split_pmds
 
-        for mm, vma, vpn in tuple(mappings_of(kernel, head)):
-            pmd = mm.tables.pmd_of(vpn)
-            if pmd is not None and pmd.huge:
-                split_pmd(kernel, mm, vma, vpn)
+        is_file = not kernel.flags(head) & KPF.ANON
+        if is_file and any(vma.flags & VM.LOCKED for _, vma, _ in mappings_of(kernel, head)):
+            return
+        split_pmds(kernel, head)
     for pfn in kernel.pages_of(head):
         for mm, vma, vpn in tuple(mappings_of(kernel, pfn)):
             if not _try_to_unmap_one(kernel, mm, vma, vpn, pfn):
                 return
 
 
-def shrink_lists(kernel: Kernel, *, anon: int = 0, file: int = 0) -> int:
-    """Look at so many folios of the inactive lists, oldest first; how many were freed.
-
-    Active lists give some up first where the inactive ones are shorter (inactive_is_low).
-    """
-    kernel.drain()
-    freed = 0
-    for inactive, active, count in (
-        (INACTIVE_ANON, ACTIVE_ANON, anon),
-        (INACTIVE_FILE, ACTIVE_FILE, file),
-    ):
-        if not count or (inactive == INACTIVE_ANON and kernel.swap is None):
-            continue
-        if _length(kernel, inactive) < _length(kernel, active):
-            for head in _oldest(kernel, active, count):
-                _deactivate(kernel, head)
-        for head in _oldest(kernel, inactive, count):
-            kernel.get(head)
-            freed += reclaim_folio(kernel, head, ignore_references=False) is Fate.FREED
-    return freed
-
-
 # --- helpers -----------------------------------------------------------------------------
 
 
 def _isolate_at(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int, isolated: list[int]
-) -> None:
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int, isolated: list[int],
+    *, anon_only: bool,
+) -> None:  # fmt: skip
     entry = mm.tables.entry(vpn)
     if not e.is_present(entry) or entry & e.SPECIAL:
         return
@@ -139,6 +120,8 @@ def _isolate_at(
     if head in isolated:
         return
     flags = kernel.flags(head)
+    if anon_only and not flags & KPF.ANON:
+        return
     if not flags & KPF.LRU or kernel.mapcount(head) != 1 << kernel.order_of(head):
         kernel.say("madvise_pageout: mapped by others too, left alone")
         return
@@ -150,11 +133,12 @@ def _isolate_at(
 
 
 def _reclaim_pages(kernel: Kernel, isolated: list[int]) -> None:
-    """reclaim_pages(): none of them counts as active."""
+    """reclaim_pages(): none of them counts as active; what is kept goes through the batch again."""
     for head in isolated:
         kernel.relist(head, clear_flags=int(KPF.ACTIVE))
     for head in isolated:
-        reclaim_folio(kernel, head)
+        if reclaim_folio(kernel, head) is not Fate.FREED and isolate(kernel.f, head):
+            kernel.batch(head, BATCH_ADD)
 
 
 def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate:
@@ -163,7 +147,7 @@ def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate
         return Fate.ACTIVATED
     clean_only = False
     if not ignore_references:
-        fate = _check_references(kernel, head)
+        fate = check_references(kernel, head)
         if fate is not None:
             return fate
         clean_only = bool(flags & KPF.REFERENCED) and not flags & KPF.SWAPBACKED
@@ -174,6 +158,9 @@ def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate
         if not _to_swap_cache(kernel, head):
             kernel.say("shrink_folio_list: no room in swap, or not to be split: activated")
             return Fate.ACTIVATED
+    splits = kernel.order_of(head) and is_shmem(flags) and not kernel.rules.shmem_swaps_whole
+    if splits and not split_shmem(kernel, head):
+        return Fate.KEPT
     try_to_unmap(kernel, head)
     if kernel.mapcount(head) or kernel.may_be_pinned(head):
         return Fate.ACTIVATED
@@ -225,10 +212,7 @@ def _pageout(kernel: Kernel, head: int, *, clean_only: bool) -> Fate | None:
     if flags & KPF.SWAPCACHE:
         swap_writepage(kernel, head)
         return None
-    from memdesc.mm.swapfile import shmem_writepage
-
-    mapping = kernel.mappings[int(kernel.f.mapping[head])]
-    return None if shmem_writepage(kernel, mapping, head) else Fate.ACTIVATED
+    return None if pageout_shmem(kernel, head) else Fate.ACTIVATED
 
 
 def _remove_mapping(kernel: Kernel, head: int) -> Fate:
@@ -241,7 +225,7 @@ def _remove_mapping(kernel: Kernel, head: int) -> Fate:
     if flags & KPF.ANON and not flags & (KPF.SWAPBACKED | KPF.SWAPCACHE):
         if kernel.refs(head) != 1:
             return Fate.KEPT
-        kernel.events["pglazyfreed"] += 1
+        kernel.events["pglazyfreed"] += 1 << kernel.order_of(head)
         kernel.say("shrink_folio_list: MADV_FREE'd and clean, thrown away")
         return Fate.FREED
     if kernel.refs(head) != 1 + (1 << kernel.order_of(head)):
@@ -309,7 +293,7 @@ def _may_discard(kernel: Kernel, vma: Vma, head: int) -> bool:
     return not (dirty or held)
 
 
-def _check_references(kernel: Kernel, head: int) -> Fate | None:
+def check_references(kernel: Kernel, head: int) -> Fate | None:
     """folio_check_references(): None where the folio may be reclaimed."""
     referenced = 0
     executable = False
@@ -333,37 +317,3 @@ def _check_references(kernel: Kernel, head: int) -> Fate | None:
         return Fate.ACTIVATED
     kernel.say("folio_check_references: touched since it was last looked at, a second chance")
     return Fate.KEPT
-
-
-def _deactivate(kernel: Kernel, head: int) -> None:
-    """shrink_active_list(): all but executed files go to the inactive list."""
-    flags = kernel.flags(head)
-    areas = [
-        (mm, vma, vpn)
-        for pfn in kernel.pages_of(head)
-        for mm, vma, vpn in tuple(mappings_of(kernel, pfn))
-    ]
-    touched = [area for area in areas if area[0].tables.entry(area[2]) & e.ACCESSED]
-    for mm, _, vpn in touched:
-        entry = mm.tables.entry(vpn)
-        if not entry & e.HUGE:
-            mm.tables.set(vpn, entry & ~e.ACCESSED)
-    if not flags & KPF.SWAPBACKED and any(vma.flags & VM.EXEC for _, vma, _ in touched):
-        kernel.relist(head)
-        return
-    kernel.relist(head, clear_flags=int(KPF.ACTIVE))
-
-
-def _length(kernel: Kernel, which: int) -> int:
-    return int(kernel.f.cell[C_LIST_COUNT + which])
-
-
-def _oldest(kernel: Kernel, which: int, count: int) -> list[int]:
-    """Folios at the end of a list, oldest first."""
-    head = int(kernel.f.cell[C_FRAMES]) + which
-    found: list[int] = []
-    pfn = int(kernel.f.lru_prev[head])
-    while pfn != head and len(found) < count:
-        found.append(pfn)
-        pfn = int(kernel.f.lru_prev[pfn])
-    return found

@@ -38,6 +38,11 @@ class Disk:
     """Data can be neither read nor written; what describes the files can."""
     s_wb_err: dict[str, int] = field(default_factory=dict)
     """Superblocks' errseq, by file system."""
+    readonly: set[str] = field(default_factory=set)
+    """File systems that are mounted read-only (`mm.super`)."""
+    frozen: set[str] = field(default_factory=set)
+    left: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of file systems that were filled: blocks that were left, and blocks in use then."""
 
 
 def mapping_set_error(kernel: Kernel, mapping: AddressSpace, error: str) -> None:

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.frames import ANON_NEW, BATCH_ADD
+from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.large_folio import likely_mapped_shared
-from memdesc.mm.new_folio import marked_by_area
+from memdesc.mm.new_folio import marked_by_area, new_anon_folio
 from memdesc.mm.process import Mm
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
 from memdesc.mm.vma import VM, Vma
-from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["can_reuse_anon", "do_wp_page", "new_anon_page"]
+__all__ = ["can_reuse_anon", "do_wp_page"]
 
 
 def do_wp_page(
@@ -65,6 +64,7 @@ def can_reuse_anon(kernel: Kernel, vma: Vma, pfn: int) -> str:
     if kernel.order_of(pfn) and rules.large_folio_reuse:
         return _can_reuse_large(kernel, vma, pfn)
     if flags & KPF.KSM:
+        kernel.events["cow_ksm"] += 1
         return "a KSM page"
     if kernel.refs(pfn) > 3:
         return f"{kernel.refs(pfn)} references"
@@ -89,7 +89,7 @@ def wp_page_copy(
     """A page of its own for this mapping, with the old one's content. Raises OutOfMemory."""
     anon_vma_prepare(kernel, mm, vma)
     old = e.pfn_of(entry)
-    pfn = new_anon_page(kernel, vma, vpn)
+    pfn = new_anon_folio(kernel, vma, vpn)
     kernel.f.content[pfn] = kernel.f.content[old]
     bits = e.ACCESSED
     if unshare:
@@ -111,15 +111,6 @@ def wp_page_copy(
         from memdesc.mm.zap import drop_mapping
 
         drop_mapping(kernel, old, swap_cache=True)
-
-
-def new_anon_page(kernel: Kernel, vma: Vma, vpn: int) -> int:
-    """An exclusive page of order 0 for an address, not mapped yet."""
-    assert vma.anon_vma is not None
-    flags = ANON_NEW & ~int(KPF.SWAPBACKED) if vma.flags & VM.DROPPABLE else ANON_NEW
-    return kernel.alloc_folio(
-        MemoryType.ANON, flags=flags, mapping=vma.anon_vma.number, index=vma.index_of(vpn)
-    )
 
 
 # --- helpers -----------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.dirtying import dirty_callback
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.aops import write_state
 from memdesc.mm.check import INVARIANTS
-from memdesc.mm.files import SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.file_systems import EXT4, SECRETMEM, XFS
+from memdesc.mm.files import PAGE_BYTES, AddressSpace, OpenFile
 from memdesc.mm.page_cache import file_mappings
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import mappings_of
@@ -71,6 +73,8 @@ def dirty_folio(kernel: Kernel, pfn: int) -> bool:
         # The bit also means PG_readahead, which a written page has no use for.
         kernel.clear_flags(pfn, KPF.RECLAIM)
         callback = dirty_callback(mapping.fs.name, kernel.release) or "noop_dirty_folio"
+        if mapping.journalled:
+            callback = "ext4_journalled_dirty_folio"
         kernel.say(f"folio_mark_dirty: {callback}")
     kernel.set_flags(pfn, KPF.DIRTY)
     return newly
@@ -96,7 +100,11 @@ def folio_mkclean(kernel: Kernel, pfn: int) -> bool:
         for mm, vma, vpn in mappings_of(kernel, page):
             entry = mm.tables.entry(vpn)
             if vma.flags & VM.SHARED and entry & (e.RW | e.DIRTY):
-                mm.tables.set(vpn, entry & ~(e.RW | e.DIRTY))
+                pmd = mm.tables.pmd_of(vpn)
+                if pmd is not None and pmd.huge:
+                    pmd.huge &= ~(e.RW | e.DIRTY)
+                else:
+                    mm.tables.set(vpn, entry & ~(e.RW | e.DIRTY))
                 found = True
     return found
 
@@ -224,18 +232,21 @@ def _write_folio(kernel: Kernel, mapping: AddressSpace, head: int) -> None:
     kernel.clear_flags(head, KPF.DIRTY | KPF.ERROR)
     index = int(kernel.f.pgoff[head])
     pages = [page for page in kernel.pages_of(head) if index + page - head < mapping.pages_in_size]
-    if not kernel.flags(head) & KPF.PRIVATE:
-        # fs/ext4/inode.c:mpage_prepare_extent_to_map: somebody dirtied it past page_mkwrite.
-        kernel.say("ext4: a dirty page does not have buffers attached, what was written is lost")
+    if not write_state(kernel, mapping, head):
         return
     if kernel.disk.fails:
-        if kernel.rules.failed_writes_fill_blocks:
+        new = any(index + page - head not in mapping.blocks for page in pages)
+        if kernel.rules.failed_writes_fill_blocks and mapping.fs is EXT4:
             # Blocks that were there keep what they had; new ones have zeroes, on a new disk.
             for page in pages:
                 mapping.blocks.setdefault(index + page - head, 0)
-        if kernel.rules.failed_writes_mark_pages:
+        # xfs tells of a new block's end of I/O later, when fsync waits for the page already, and
+        # waiting takes the mark away (mm/filemap.c:__filemap_fdatawait_range @6.1).
+        if kernel.rules.failed_writes_mark_pages and not (mapping.fs is XFS and new):
             kernel.set_flags(head, KPF.ERROR)
         mapping_set_error(kernel, mapping, "EIO")
         return
     for page in pages:
         mapping.blocks[index + page - head] = int(kernel.f.content[page])
+    end = (index + (1 << kernel.order_of(head))) * PAGE_BYTES
+    mapping.disk_size = max(mapping.disk_size, min(mapping.size, end))

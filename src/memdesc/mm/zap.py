@@ -32,7 +32,7 @@ def zap_range(
     if vma.flags & VM.HUGETLB:
         from memdesc.mm.hugetlb import zap_hugetlb
 
-        zap_hugetlb(kernel, mm, vma, vpn_start, vpn_end)
+        zap_hugetlb(kernel, mm, vma, vpn_start, vpn_end, drop_markers=drop_markers)
         return
     for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
         if pmd.huge:

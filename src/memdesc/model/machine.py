@@ -334,15 +334,16 @@ def _rules(kernel: str | AllocatorRules) -> AllocatorRules:
 def _with_memmap(layout: Layout, bytes_per_frame: int) -> Layout:
     """`layout` with the memory map reserved at the top of each node's memory.
 
-    `mm/sparse.c:sparse_init_nid @6.12`: memblock gives memory from the top of the node down.
+    `mm/sparse.c:sparse_init_nid @6.12`: memblock gives memory from the top of the node down; none
+    that is to stay movable.
     """
     zones = list(layout.zones)
     for node in range(layout.nodes):
         mine = sorted(
-            (i for i, zone in enumerate(zones) if zone.node == node),
+            (i for i, z in enumerate(zones) if z.node == node and z.type != s.ZONE_MOVABLE),
             key=lambda i: -zones[i].pfn_start,
         )
-        present = sum(zones[i].frames_present for i in mine)
+        present = sum(zone.frames_present for zone in zones if zone.node == node)
         left = -(-present * bytes_per_frame // PAGE_SIZE_BYTES)
         for index in mine:
             taken: Ranges = ()

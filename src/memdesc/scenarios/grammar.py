@@ -52,8 +52,8 @@ _ROWS = {
     ),
     Subject.COUNT: (
         "count ksm.pages_shared 1",
-        "a counter: `ksm.NAME`, `meminfo.NAME`, or `vmstat.NAME`, which counts from the "
-        "scenario's start",
+        "a counter: `ksm.NAME`, `meminfo.NAME`, or one that counts from the scenario's start: "
+        "`vmstat.NAME`, and since 6.10 `thp.64kB.NAME`, of large folios of a size",
     ),
 }
 

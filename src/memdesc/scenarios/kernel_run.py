@@ -6,7 +6,6 @@ them and looks after each; `do` and `see` then tell what came of one step after 
 
 from __future__ import annotations
 
-import base64
 import functools
 import importlib.util
 import json
@@ -17,7 +16,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any, Final
 
 from memdesc.errors import VmError
 from memdesc.kernels.release import KernelRelease
+from memdesc.scenarios.images import IMAGES, MODULES, packed
 from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.places import FIRST_SLOT
@@ -32,7 +31,6 @@ from memdesc.scenarios.scenario import Plan
 from memdesc.scenarios.skipped import SkippedError
 from memdesc.scenarios.steps import Step
 from memdesc.vm.guest import Guest, GuestEndedError, GuestTimeoutError
-from memdesc.vm.host import run_tool
 from memdesc.vm.initramfs import module_files
 from memdesc.vm.kernels import fetch
 
@@ -60,10 +58,7 @@ _SECONDS = 120.0
 
 _LAST_LINE = re.compile(r"scenario: line (\d+)")
 
-_EXT4_BYTES = 16 << 20
-_EXT4_BLOCK = 4096
-_BY_DEVICE_MAPPER = ("disk", "dma")
-_EXT4_IDENTITY = "6d656d64-6573-4063-8000-000000000002"
+_BY_DEVICE_MAPPER = ("disk", "dma", "dma_from")
 
 
 class BrokenRunError(VmError):
@@ -226,12 +221,15 @@ def request_of(
         "counters": list(plan.counters),
         "arena": list(_ARENA),
     }
-    if '"where": "ext4"' in json.dumps(steps):
-        request["ext4"] = _ext4_image()
-        if any(step.verb == "disk" for step in plan.steps):
-            request["disk"] = {"data": _ext4_data()}
-    if any(step.verb in _BY_DEVICE_MAPPER for step in plan.steps):
-        request["modules"] = [_packed(module) for module in modules(["dm_mod"])]
+    text = json.dumps(steps)
+    used = [where for where in IMAGES if f'"where": "{where}"' in text]
+    request |= {where: IMAGES[where]() for where in used}
+    wanted = [module for where in used for module in MODULES[where]]
+    request["disk"] = any(step.verb == "disk" for step in plan.steps)
+    if any(step.verb in _BY_DEVICE_MAPPER or step.args.get("mapped") for step in plan.steps):
+        wanted.append("dm_mod")
+    if wanted:
+        request["modules"] = [packed(module) for module in modules(wanted)]
     return request
 
 
@@ -326,52 +324,3 @@ def module_contents(series: str, names: Sequence[str]) -> list[bytes]:
     """Modules of a series' kernel and of what they depend on, in the order of loading."""
     files = module_files(fetch(series).modules, names)
     return [lzma.decompress(f.read_bytes()) if f.suffix == ".xz" else f.read_bytes() for f in files]
-
-
-def _ext4_image() -> dict[str, Any]:
-    """The file system: its size, and what is not zero in it."""
-    data = _ext4_bytes()
-    piece = 1 << 16
-    pieces = []
-    for offset in range(0, len(data), piece):
-        part = data[offset : offset + piece]
-        if part.strip(b"\0"):
-            pieces.append([offset, _packed(part)])
-    return {"bytes": _EXT4_BYTES, "pieces": pieces}
-
-
-def _ext4_data() -> list[list[int]]:
-    """Where its files' data comes to lie, in bytes: the blocks that are free.
-
-    There is one group of blocks; its descriptor, behind the superblock, names the block of the
-    bitmap (`fs/ext4/ext4.h:struct ext4_group_desc`).
-    """
-    data = _ext4_bytes()
-    bitmap = int.from_bytes(data[_EXT4_BLOCK : _EXT4_BLOCK + 4], "little") * _EXT4_BLOCK
-    areas: list[list[int]] = []
-    for block in range(_EXT4_BYTES // _EXT4_BLOCK):
-        if data[bitmap + block // 8] >> block % 8 & 1:
-            continue
-        at = block * _EXT4_BLOCK
-        if areas and sum(areas[-1]) == at:
-            areas[-1][1] += _EXT4_BLOCK
-        else:
-            areas.append([at, _EXT4_BLOCK])
-    return areas
-
-
-def _packed(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data)).decode()
-
-
-@functools.cache
-def _ext4_bytes() -> bytes:
-    """A small, empty ext4 with blocks of a page."""
-    options = f"hash_seed={_EXT4_IDENTITY},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
-    words = ["-q", "-F", "-b", str(_EXT4_BLOCK), "-N", "128", "-m", "0", "-U", _EXT4_IDENTITY]
-    with tempfile.TemporaryDirectory(prefix="memdesc-ext4-") as folder:
-        image = Path(folder) / "image"
-        with image.open("wb") as file:
-            file.truncate(_EXT4_BYTES)
-        run_tool(["mkfs.ext4", *words, "-E", options, str(image)])
-        return image.read_bytes()

@@ -34,6 +34,21 @@ KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
         "thp_shmem": Knob(
             _THP + "shmem_enabled", "huge pages in shared memory", "always, advise, never, ..."
         ),
+        "thp_shmem_64k": Knob(
+            _THP + "hugepages-64kB/shmem_enabled",
+            "folios of 16 pages in memfds and shared anonymous memory",
+            "always, inherit, within_size, advise, never",
+        ),
+        "thp_shmem_2m": Knob(
+            _THP + "hugepages-2048kB/shmem_enabled",
+            "huge pages there",
+            "always, inherit, within_size, advise, never",
+        ),
+        "tmpfs_huge": Knob(
+            "mount option huge= of tmpfs",
+            "huge pages in files of tmpfs",
+            "always, within_size, advise, never",
+        ),
         "thp_16k": Knob(
             _THP + "hugepages-16kB/enabled", "folios of 4 pages", "always, ..., inherit"
         ),
@@ -44,6 +59,15 @@ KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
         "max_ptes_shared": Knob(_THP + "khugepaged/max_ptes_shared", "shared pages in a collapse"),
         "max_ptes_swap": Knob(_THP + "khugepaged/max_ptes_swap", "swapped pages in a collapse"),
         "hugepages": Knob("/proc/sys/vm/nr_hugepages", "hugetlb pages of 2 MiB"),
+        "hugepages_overcommit": Knob(
+            "/proc/sys/vm/nr_overcommit_hugepages",
+            "hugetlb pages beyond those, when they are wanted",
+        ),
+        "movable": Knob(
+            "/sys/devices/system/memory/memory*/state",
+            "memory that becomes ZONE_MOVABLE, MiB; before anything else",
+            "128",
+        ),
         "fault_around": Knob(
             "/sys/kernel/debug/fault_around_bytes", "window of read faults, bytes"
         ),
@@ -52,10 +76,24 @@ KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
         "swappiness": Knob("/proc/sys/vm/swappiness", "anonymous memory against files"),
         "page_cluster": Knob("/proc/sys/vm/page-cluster", "swap readahead, log2 of pages"),
         "overcommit": Knob("/proc/sys/vm/overcommit_memory", "accounting of mappings", "0, 1, 2"),
+        "commit_room": Knob(
+            "/proc/sys/vm/overcommit_kbytes",
+            "pages that all may promise yet where `overcommit` is 2, to about 1000",
+        ),
         "max_map_count": Knob("/proc/sys/vm/max_map_count", "areas that a process may have"),
         "ksm_max_sharing": Knob(_KSM + "max_page_sharing", "mappings of one KSM page"),
         "ksm_zero_pages": Knob(_KSM + "use_zero_pages", "zeroes become the zero page", "0, 1"),
         "ksm_smart_scan": Knob(_KSM + "smart_scan", "skip pages that do not merge (6.7)", "0, 1"),
+        "ksm_prune": Knob(
+            _KSM + "stable_node_chains_prune_millisecs", "time between two looks at a whole chain"
+        ),
+        "ksm_across_nodes": Knob(
+            _KSM + "merge_across_nodes", "pages of different nodes merge", "0, 1"
+        ),
+        "ksm_advisor": Knob(
+            _KSM + "advisor_mode", "who decides how fast ksmd is (6.7)", "none, scan-time"
+        ),
+        "ksm_pages_to_scan": Knob(_KSM + "pages_to_scan", "pages between two sleeps of ksmd"),
     }
 )
 """Settings for `knob`."""

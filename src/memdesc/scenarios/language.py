@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 __all__ = [
+    "FILE_SYSTEMS",
     "REQUIRED",
     "Kind",
     "Option",
@@ -39,7 +40,7 @@ class Kind(enum.Enum):
     NEW_FILE = "name of a new open file"
     FILE = "an open file"
     FILE_RANGE = "pages of a file: f[0:2]; f for all that it has"
-    PATH = "a path: tmpfs:NAME, ext4:NAME"
+    PATH = "a path: tmpfs:NAME, or NAME on ramfs, ext4, xfs or vfat"
     NEW_PIN = "name of new references to pages"
     PIN = "references that are held"
 
@@ -53,6 +54,9 @@ class Result(enum.Enum):
     NUMBERS = "numbers"
     WORD = "a word"
 
+
+FILE_SYSTEMS: Final = ("tmpfs", "ramfs", "ext4", "xfs", "vfat")
+"""What stands before the colon of a PATH."""
 
 REQUIRED: Final = object()
 """The default of a parameter that has none."""
@@ -89,6 +93,8 @@ class Option:
     help: str = ""
     values: tuple[Parameter, ...] = ()
     default: Any = False
+    needs: str = ""
+    """The name of an option with a value, without which this one means nothing."""
 
     @property
     def is_choice(self) -> bool:
@@ -116,9 +122,9 @@ class Verb:
     """Another verb and the arguments that make this one of it: steps only have the other."""
 
 
-def flag(name: str, help: str) -> Option:  # noqa: A002 - the word that argparse uses, too
-    """An option that is there or not."""
-    return Option(name, (name,), help)
+def flag(name: str, help: str, *, needs: str = "") -> Option:  # noqa: A002 - argparse's word, too
+    """An option that is there or not; `needs`: only with another."""
+    return Option(name, (name,), help, needs=needs)
 
 
 def choice(name: str, words: str, help: str) -> Option:  # noqa: A002

@@ -51,6 +51,8 @@ class ModelRunner:
         self.series = series
         self._check = check
         self.kernel = Kernel(series)
+        self.drains = True
+        """Whether what waits in the CPU's batches is put on the LRU lists after each step."""
         self.pins: dict[str, Any] = {}
         """Held references by the scenario's name."""
         self._words: dict[int, int] = {0: 0}
@@ -63,6 +65,7 @@ class ModelRunner:
     def start(self, scenario: Any = None, release: KernelRelease | None = None) -> None:
         """A fresh machine."""
         self.kernel = Kernel(self.series)
+        self.drains = True
         self.pins = {}
 
     def do(self, step: Step) -> Outcome:
@@ -79,7 +82,8 @@ class ModelRunner:
             outcome = Outcome(errno=error.name)
         except Signal as signal:
             outcome = Outcome(signal=signal.name, code=signal.code)
-        kernel.drain()
+        if self.drains:
+            kernel.drain()
         if self._check:
             from memdesc.mm.check import check
 

@@ -7,6 +7,7 @@ in which a frame's number is only an identity and flags that come and go by them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -291,4 +292,6 @@ def _file_name(path: str) -> str:
     """`path` without folders: where a scenario's file systems are mounted is nobody's business."""
     if path.startswith("["):
         return path
-    return path.removesuffix(" (deleted)").rpartition("/")[2].removeprefix("memfd:")
+    name = path.removesuffix(" (deleted)").rpartition("/")[2].removeprefix("memfd:")
+    # A file that never had a name is shown by its inode's number (fs/dcache.c:d_mark_tmpfile).
+    return re.sub(r"#\d+$", "#", name)

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from memdesc.errors import FormatError
 from memdesc.scenarios.expectation import WAITS
-from memdesc.scenarios.language import REQUIRED, Kind, Parameter, Result, Verb
+from memdesc.scenarios.language import FILE_SYSTEMS, REQUIRED, Kind, Parameter, Result, Verb
 from memdesc.scenarios.outcome import ANYTHING, CODES, is_errno
 from memdesc.scenarios.places import PAGE, ZERO_TAG, Placement, Places, is_tag, word_of_tag
+from memdesc.scenarios.reference_steps import ENDS_REFERENCES
 from memdesc.scenarios.steps import KNOBS, VERBS, Step
 from memdesc.scenarios.usage import usage
 from memdesc.scenarios.words import did_you_mean, is_name, parse_count, parse_span, spread
@@ -143,7 +144,7 @@ class Resolver:
             self._resize(verb, mine, args)
             if verb.name == "close":
                 mine.files.discard(args["file"])
-        if verb.name in ("release", "pipe_read"):
+        if verb.name in ENDS_REFERENCES:
             self._pins.pop(args["pin"], None)
         if verb.ends:
             ended = args.get("process", process)
@@ -372,9 +373,11 @@ class _Arguments:
     def _path(self, _: Parameter) -> dict[str, Any]:
         text = self._next()
         where, colon, name = text.partition(":")
-        if where not in ("tmpfs", "ext4") or not colon or not is_name(name):
+        if where not in FILE_SYSTEMS or not colon or not is_name(name):
             raise FormatError(
-                f"not a path: {text[:40]!r}", hint="write tmpfs:NAME or ext4:NAME, without folders"
+                f"not a path: {text[:40]!r}",
+                hint="write tmpfs:NAME or ext4:NAME, without folders; file systems are "
+                + ", ".join(FILE_SYSTEMS),
             )
         return {"where": where, "name": name}
 
@@ -392,6 +395,17 @@ class _Arguments:
 
     def _finish(self) -> None:
         """Give new mappings their places."""
+        options = {option.name: option for option in self._verb.options}
+        for option in options.values():
+            needed = options.get(option.needs)
+            if needed is None or not self._args.get(option.name):
+                continue
+            if self._args[needed.values[0].name] is None:
+                text = " ".join([needed.name, *(_called(one) for one in needed.values)])
+                raise FormatError(
+                    f"{self._verb.name} with {option.name} lacks `{needed.name}`",
+                    hint=f"write `{text}` as well: {needed.help}",
+                )
         for parameter in (*self._verb.parameters, *self._values()):
             name = self._args.get(parameter.name)
             if parameter.kind is not Kind.NEW or name is None:

@@ -79,8 +79,8 @@ def _count(words: list[str], text: str, line: int, group: int) -> Check:
     if len(words) != 2 or not re.fullmatch(r"[a-z]+\.[A-Za-z0-9_.\-]+", words[0]):
         raise FormatError(
             "a counter is written as: count ksm.pages_shared 1",
-            hint="counters are ksm.NAME, vmstat.NAME and meminfo.NAME; vmstat counts from the "
-            "scenario's start",
+            hint="counters are ksm.NAME, meminfo.NAME, vmstat.NAME and thp.SIZE.NAME; the last two "
+            "count from the scenario's start",
         )
     return Check(line, text, Subject.COUNT, group, fields={words[0]: parse_count(words[1])})
 

@@ -7,7 +7,7 @@ NEW          {"address", "pages", "name"}: the place that the reader chose
 PLACE        {"address", "name", "first"}
 FILE_RANGE   {"file", "first", "pages"}; pages is None for "all that it has"
 TAGS         {"tags", "words"}: one per page, or one for all; a word fills the page
-PATH         {"where", "name"}: "tmpfs" or "ext4", and the name there
+PATH         {"where", "name"}: one of FILE_SYSTEMS, and the name there
 others       the word or number itself
 flags        True or False; choices: the word; options that are not given: None
 """

@@ -13,20 +13,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from memdesc.scenarios.area_steps import ADVICE, AREAS, RIGHTS, SEALS
+from memdesc.scenarios.file_steps import FILE_SYSTEM_STATES, LIMITS, NAMES
 from memdesc.scenarios.knobs import KNOBS, Knob
 from memdesc.scenarios.language import Kind, Option, Parameter, Result, Verb, choice, flag, value
+from memdesc.scenarios.reference_steps import DEVICE_MAPPINGS, REFERENCES
 from memdesc.scenarios.step import Step
 
 __all__ = ["ADVICE", "KNOBS", "TOPICS", "VERBS", "Knob", "Step"]
-
-
-ADVICE: Final = tuple(
-    "normal random sequential willneed dontneed free remove dontfork dofork mergeable "  # noqa: SIM905
-    "unmergeable hugepage nohugepage dontdump dodump wipeonfork keeponfork cold pageout "
-    "populate_read populate_write dontneed_locked collapse guard_install guard_remove "
-    "hwpoison soft_offline".split()
-)
-"""MADV_* in lower case (`include/uapi/asm-generic/mman-common.h`)."""
 
 
 def _range(text: str = "") -> Parameter:
@@ -44,8 +38,6 @@ _THEIRS: Final = (
 _TAGS: Final = Parameter("content", Kind.TAGS)
 _FILE: Final = Parameter("file", Kind.FILE)
 _FILE_RANGE: Final = Parameter("file", Kind.FILE_RANGE)
-_PIN: Final = Parameter("pin", Kind.PIN)
-_NEW_PIN: Final = Parameter("pin", Kind.NEW_PIN)
 _PROT: Final = "rw r none rx rwx w x"
 _PROT_OF_MAP: Final = choice("prot", _PROT, "PROT_READ, PROT_WRITE, PROT_EXEC; rw if not given")
 _AT: Final = value("at", "exactly there, and not in a slot", Parameter("at", Kind.PLACE))
@@ -95,6 +87,13 @@ _PROCESSES: Final = (
         "clear the process's accessed or soft-dirty bits",
         "/proc/PID/clear_refs",
     ),
+    _row(
+        "ksm_stat",
+        (_word("name", "rmap_items merging_pages zero_pages process_profit", "what is counted"),),
+        "what KSM counts for the process; ENOENT where the kernel does not have it",
+        "/proc/PID/ksm_stat, /proc/PID/ksm_merging_pages",
+        result=Result.NUMBER,
+    ),
 )
 
 _MAPPINGS: Final = (
@@ -134,7 +133,7 @@ _MAPPINGS: Final = (
         "mremap(2)",
         value("to", "move to a place of that name", Parameter("to", Kind.NEW)),
         value("pages", "new size", Parameter("new_pages", Kind.COUNT)),
-        flag("dontunmap", "MREMAP_DONTUNMAP: leave the old area, empty"),
+        flag("dontunmap", "MREMAP_DONTUNMAP: leave the old area, empty; with `to`", needs="to"),
         _AT,
     ),
     _row(
@@ -233,6 +232,7 @@ _ACCESSES: Final = (
         _THEIRS,
         "read as a debugger does",
         "read(2) of /proc/PID/mem",
+        flag("words", "PTRACE_PEEKDATA, word by word"),
         result=Result.CONTENTS,
     ),
     _row(
@@ -240,6 +240,7 @@ _ACCESSES: Final = (
         (*_THEIRS, _TAGS),
         "write as a debugger does, also where only reading is allowed",
         "write(2) of /proc/PID/mem",
+        flag("words", "PTRACE_POKEDATA, word by word"),
         result=Result.NUMBER,
     ),
 )
@@ -252,6 +253,8 @@ _FILES: Final = (
         "memfd_create(2), ftruncate(2)",
         flag("hugetlb", "MFD_HUGETLB"),
         flag("secret", "memfd_secret(2)"),
+        flag("sealable", "MFD_ALLOW_SEALING: `seal` may be used"),
+        flag("noexec", "MFD_NOEXEC_SEAL: not to be executed, and sealable (6.3)"),
     ),
     _row(
         "open",
@@ -263,6 +266,7 @@ _FILES: Final = (
         flag("sync", "O_SYNC"),
         flag("append", "O_APPEND"),
         flag("truncate", "O_TRUNC"),
+        flag("tmpfile", "O_TMPFILE: a file without a name, on the path's file system"),
         flag("readonly", "O_RDONLY; O_RDWR if not given"),
     ),
     _row("close", (_FILE,), "close", "close(2)"),
@@ -347,47 +351,6 @@ _FILES: Final = (
     ),
 )
 
-_REFERENCES: Final = (
-    _row(
-        "splice", (_NEW_PIN, _range()), "a new pipe takes a reference to each page", "vmsplice(2)"
-    ),
-    _row(
-        "pipe_read",
-        (_PIN,),
-        "read what the pipe holds; the references end",
-        "read(2)",
-        result=Result.CONTENTS,
-    ),
-    _row(
-        "pin",
-        (_NEW_PIN, _range()),
-        "pin each page for long, for writing",
-        "io_uring_register(2) with IORING_REGISTER_BUFFERS",
-    ),
-    _row(
-        "pin_write",
-        (_PIN, _TAGS),
-        "write to the pinned pages as a device does, past every page table",
-        "io_uring IORING_OP_READ_FIXED",
-        result=Result.NUMBER,
-    ),
-    _row(
-        "pin_read",
-        (_PIN,),
-        "read the pinned pages, past every page table",
-        "io_uring IORING_OP_WRITE_FIXED",
-        result=Result.CONTENTS,
-    ),
-    _row(
-        "dma",
-        (_NEW_PIN, _range(), _TAGS),
-        "let a slow device begin to write to pages; it does so at `release`, which must come",
-        "io_submit(2) of an O_DIRECT read of a suspended device",
-        changes_system=True,
-    ),
-    _row("release", (_PIN,), "give the references back", "close(2)"),
-)
-
 _SYSTEM: Final = (
     _row(
         "knob",
@@ -418,6 +381,16 @@ _SYSTEM: Final = (
         (_word("state", "on off"),),
         "swap to compressed memory",
         "swapon(2) of zram",
+        value("pages", "so many slots; 64 MiB if not given", Parameter("pages", Kind.COUNT)),
+        flag("mapped", "by way of device mapper: the kernel does not know that it is fast"),
+        by_process=False,
+        changes_system=True,
+    ),
+    _row(
+        "shrink",
+        (),
+        "take from all processes whatever can be taken",
+        "memory.reclaim of their control group",
         by_process=False,
         changes_system=True,
     ),
@@ -432,8 +405,8 @@ _SYSTEM: Final = (
     ),
     _row(
         "disk",
-        (_word("state", "fail ok", "whether data on ext4's device can no longer be accessed"),),
-        "let the disk below ext4 fail; its metadata can still be read and written",
+        (_word("state", "fail ok", "whether data on the devices can no longer be accessed"),),
+        "let the disks below file systems fail; what describes files can still be read and written",
         "a table of device mapper with the target `error`",
         by_process=False,
         changes_system=True,
@@ -443,6 +416,7 @@ _SYSTEM: Final = (
         (),
         "put what waits in per-CPU batches on the LRU lists",
         "madvise(2) with MADV_COLD of another page",
+        choice("state", "now off on", "off: no longer after every step; on: again"),
         by_process=False,
     ),
     _row(
@@ -451,6 +425,11 @@ _SYSTEM: Final = (
         "split the large folios there",
         "debugfs split_huge_pages",
         value("order", "into folios of that order (6.9)", Parameter("order", Kind.COUNT)),
+        value(
+            "around",
+            "only around that page of each folio, which else stays as large as it may be (6.15)",
+            Parameter("around", Kind.COUNT),
+        ),
         changes_system=True,
     ),
 )
@@ -464,20 +443,40 @@ _USERFAULTFD: Final = (
     ),
     _row("uffd_protect", (_range(),), "write-protect", "UFFDIO_WRITEPROTECT"),
     _row("uffd_unprotect", (_range(),), "end write protection", "UFFDIO_WRITEPROTECT"),
-    _row("uffd_copy", (_range(), _TAGS), "give missing pages a content", "UFFDIO_COPY"),
+    _row(
+        "uffd_copy",
+        (_range(), _TAGS),
+        "give missing pages a content",
+        "UFFDIO_COPY",
+        flag("wp", "UFFDIO_COPY_MODE_WP: write-protected from the start"),
+    ),
     _row("uffd_zero", (_range(),), "give missing pages zeroes", "UFFDIO_ZEROPAGE"),
+    _row(
+        "uffd_continue",
+        (_range(),),
+        "map what the page cache has there",
+        "UFFDIO_CONTINUE",
+        flag("wp", "UFFDIO_CONTINUE_MODE_WP: write-protected from the start (6.4)"),
+    ),
+    _row(
+        "uffd_move",
+        (_range("where to"), Parameter("source", Kind.RANGE, "from where, as many pages")),
+        "move pages there, without copying (6.8)",
+        "UFFDIO_MOVE",
+        flag("holes", "UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES: pass over what is empty"),
+    ),
     _row("uffd_poison", (_range(),), "mark missing pages as lost (6.6)", "UFFDIO_POISON"),
     _row("uffd_unregister", (_range(),), "end `uffd`", "UFFDIO_UNREGISTER"),
 )
 
 TOPICS: Final[Mapping[str, tuple[Verb, ...]]] = MappingProxyType(
     {
-        "Processes": _PROCESSES,
-        "Mappings": _MAPPINGS,
+        "Processes": (*_PROCESSES, *LIMITS, *RIGHTS),
+        "Mappings": (*_MAPPINGS, *DEVICE_MAPPINGS, *AREAS),
         "Accesses": _ACCESSES,
-        "Files": _FILES,
-        "References to pages": _REFERENCES,
-        "The system": _SYSTEM,
+        "Files": (*_FILES, *NAMES, *SEALS),
+        "References to pages": REFERENCES,
+        "The system": (*_SYSTEM, *FILE_SYSTEM_STATES),
         "userfaultfd": _USERFAULTFD,
     }
 )

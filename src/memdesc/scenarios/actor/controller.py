@@ -22,6 +22,7 @@ from typing import Any
 
 from . import calls, knobs, look
 from .process import be_process
+from .quiet import be_quiet
 from .verbs import RefusedError
 
 __all__ = ["ALONE", "play"]
@@ -48,7 +49,7 @@ class _Peer:
     pidfd: int
     connection: socket.socket
     pins: set[str] = field(default_factory=set)
-    """What it holds by io_uring, whose end comes later than the process's."""
+    """What it holds by io_uring or AF_XDP, whose end comes later than the process's."""
 
 
 class Controller:
@@ -56,6 +57,8 @@ class Controller:
 
     def __init__(self, system: knobs.System, arena: tuple[int, int]) -> None:
         self._system = system
+        self._drains = True
+        self._arena = arena
         self._peers: dict[str, _Peer] = {}
         self._address = f"\0memdesc-scenario-{os.getpid()}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -84,7 +87,8 @@ class Controller:
 
     def settle(self) -> None:
         """Let nothing that the step began be unfinished."""
-        self.observer.settle()
+        if self._drains:
+            self.observer.settle()
 
     def end(self) -> None:
         """End all processes."""
@@ -111,7 +115,16 @@ class Controller:
         self._gone(peer)
 
     def drain(self, args: dict[str, Any]) -> None:
-        """What `settle` does after every step."""
+        """What `settle` does after every step, or no longer does."""
+        if args["state"] == "off":
+            # What Python takes for itself would fill the batches, too.
+            be_quiet(self._arena)
+            for name in self._peers:
+                quiet = {"process": name, "verb": "be_quiet", "args": {"arena": self._arena}}
+                self._tell(quiet)
+        self.observer.settle()
+        if args["state"] != "now":
+            self._drains = args["state"] == "on"
 
     def system(self, verb: str, args: dict[str, Any]) -> None:
         """A setting or a service of the whole system."""
@@ -131,11 +144,11 @@ class Controller:
             raise BrokenError(f"process {peer.name} does not answer") from None
         if "broken" in reply:
             raise BrokenError(reply["broken"])
-        if step["verb"] == "pin" and "ok" in reply:
+        if step["verb"] in ("pin", "umem") and "ok" in reply:
             peer.pins.add(step["args"]["pin"])
         if step["verb"] == "release":
             peer.pins.discard(step["args"]["pin"])
-        if step["verb"] == "fork":
+        if step["verb"] == "fork" and "pid" in reply:
             self._welcome(step["args"]["child"])
         if step["verb"] == "exit":
             self._gone(peer)
@@ -152,6 +165,8 @@ class Controller:
         assert hello["name"] == name
         pid = hello["pid"]
         self._peers[name] = _Peer(name, pid, os.pidfd_open(pid), connection)
+        if self._system.group is not None:
+            self._system.group.join(pid)
 
     def _died(self, peer: _Peer) -> dict[str, Any]:
         """A process ended in the middle of a step: the kernel ended it, or a fault of ours."""
@@ -189,9 +204,10 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
     """Run a scenario's steps: the outcome of each and everything seen after it.
 
     `request` has "steps" as `Step.as_json` gives them, "counters" (names), "arena" (two
-    addresses), for a guest "ext4", "disk" and "modules" (see `knobs`).  The answer has "steps"; it
-    ends early with "broken" (text) or "refused" (text) and the line of the step.  To keep it short,
-    a range of pages that is as it was after the step before is left out.
+    addresses), for a guest "disk", "modules" and an image per file system, by its name (`mounts`).
+    The answer has "steps"; it ends early with "broken" (text) or "refused" (text) and the line of
+    the step.  To keep it short, a range of pages that is as it was after the step before is left
+    out.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     calls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -200,8 +216,13 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"steps": played, "release": os.uname().release}
     line: int | None = None
     try:
-        guest = (request.get("ext4"), request.get("disk"), request.get("modules", ()))
-        with knobs.System(*guest) as system:
+        images: dict[str, Any] = {
+            where: request[where] for where in ("ext4", "xfs", "vfat") if where in request
+        }
+        disk, modules = bool(request.get("disk")), request.get("modules", ())
+        with knobs.System(images, disk, modules) as system:
+            if any(step["verb"] == "shrink" for step in request["steps"]):
+                system.make_group()
             controller = Controller(system, tuple(request["arena"]))
             try:
                 answer["refs"] = controller.observer.frames.has_refs
@@ -290,7 +311,8 @@ def _reap() -> None:
 def _wait_for_rings() -> None:
     """Wait until the rings of a process that has ended are gone, and their pins with them.
 
-    A worker does that, later than the process ends (`io_uring/io_uring.c:io_ring_exit_work`).
+    A worker does that, later than the process ends (`io_uring/io_uring.c:io_ring_exit_work`,
+    `net/xdp/xdp_umem.c:xdp_umem_release_deferred`).
     """
     last, since = _pins_held(), time.monotonic()
     began = since

@@ -1,4 +1,4 @@
-"""The disk below ext4, as one that can lose the ability to read and write data.
+"""The disk below a file system, as one that can lose the ability to read and write data.
 
 A device-mapper device lies over zram.  Its table is linear, and `fail` replaces those parts of
 it in which files have their data by the target "error" (`drivers/md/dm-target.c:io_err_map`): what
@@ -77,11 +77,11 @@ class Mapped:
 class Disk:
     """A device over another, whose data can fail."""
 
-    def __init__(self, below: str, size: int, data: list[list[int]]) -> None:
+    def __init__(self, below: str, size: int, data: list[list[int]], name: str) -> None:
         """`data`: where data lies, as [first byte, bytes]."""
         self._below, self._size = below, size
         self._data = [(first, length) for first, length in data]
-        self._mapped = Mapped("scenario")
+        self._mapped = Mapped(f"scenario-{name}")
         self.path = self._mapped.path
         self.set_failing(failing=False)
 

@@ -6,7 +6,7 @@ import os
 import struct
 from contextlib import contextmanager
 from ctypes import create_string_buffer
-from fcntl import F_GETFL, F_SETFL, fcntl
+from fcntl import F_GETFL, F_SETFL, fcntl, ioctl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
     from .process import Process
 
-_MFD_HUGETLB = 4
+_MFD_FLAGS = {"sealable": 2, "hugetlb": 4, "noexec": 8}
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_SEALS = {"seal": 1, "shrink": 2, "grow": 4, "write": 8, "future_write": 16, "exec": 32}
 _OPEN_FLAGS = {
     "create": os.O_CREAT, "direct": os.O_DIRECT, "sync": os.O_SYNC, "append": os.O_APPEND,
     "truncate": os.O_TRUNC,
 }  # fmt: skip
 _FALLOCATE = {"grow": 0, "keep_size": 1, "zero": 0x10, "collapse": 0x08, "insert": 0x20}
 _PUNCH_HOLE = 0x02 | 0x01
+_GETFLAGS, _SETFLAGS, _JOURNAL_DATA = 0x80086601, 0x40086602, 0x4000
+"""FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_JOURNAL_DATA_FL"""
 _FADVICE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "noreuse": 5}
 _SYNC_FILE_RANGE = 1 | 2 | 4
 """SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER"""
@@ -38,7 +42,8 @@ def memfd(process: Process, args: dict[str, Any]) -> None:
     if args["secret"]:
         fd = calls.call("memfd_secret", 0)
     else:
-        fd = os.memfd_create(args["file"], _MFD_HUGETLB if args["hugetlb"] else 0)
+        flags = sum(bit for name, bit in _MFD_FLAGS.items() if args[name])
+        fd = os.memfd_create(args["file"], flags)
     if args["pages"]:
         try:
             os.ftruncate(fd, args["pages"] * PAGE)
@@ -48,13 +53,28 @@ def memfd(process: Process, args: dict[str, Any]) -> None:
     process.files[args["file"]] = fd
 
 
+@verb("seal")
+def seal(process: Process, args: dict[str, Any]) -> None:
+    seals = sum(bit for name, bit in _SEALS.items() if args[name])
+    fcntl(process.files[args["file"]], _F_ADD_SEALS, seals)
+
+
+@verb("seals")
+def seals(process: Process, args: dict[str, Any]) -> list[str]:
+    found = fcntl(process.files[args["file"]], _F_GET_SEALS)
+    return [name for name, bit in _SEALS.items() if found & bit] or ["none"]
+
+
 @verb("open")
 def open_(process: Process, args: dict[str, Any]) -> None:
     flags = os.O_RDONLY if args["readonly"] else os.O_RDWR
     for name, bit in _OPEN_FLAGS.items():
         if args[name]:
             flags |= bit
-    process.files[args["file"]] = os.open(_path(process, args["path"]), flags, 0o600)
+    path = _path(process, args["path"])
+    if args["tmpfile"]:
+        flags, path = flags | os.O_TMPFILE, path.parent
+    process.files[args["file"]] = os.open(path, flags, 0o600)
 
 
 @verb("close")
@@ -70,6 +90,24 @@ def dup(process: Process, args: dict[str, Any]) -> None:
 @verb("unlink")
 def unlink(process: Process, args: dict[str, Any]) -> None:
     _path(process, args["path"]).unlink()
+
+
+@verb("rename")
+def rename(process: Process, args: dict[str, Any]) -> None:
+    _path(process, args["path"]).rename(_path(process, args["to"]))
+
+
+@verb("journal_data")
+def journal_data(process: Process, args: dict[str, Any]) -> None:
+    flags = bytearray(8)
+    fd = process.files[args["file"]]
+    ioctl(fd, _GETFLAGS, flags)
+    ioctl(fd, _SETFLAGS, struct.pack("<q", int.from_bytes(flags, "little") | _JOURNAL_DATA))
+
+
+@verb("limit")
+def limit(process: Process, args: dict[str, Any]) -> None:
+    process.limits.set(args["resource"], args["pages"])
 
 
 @verb("truncate")

@@ -6,20 +6,18 @@ first.  Elsewhere a setting that already is as a scenario wants it is fine, any 
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
-import struct
 import tempfile
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from . import calls
+from . import calls, hotplug, mounts
 from .access import PAGE
-from .disk import Disk, load_modules
+from .disk import load_modules
+from .swap import Group, SwapDevice
 from .verbs import RefusedError, inside_guest
 
 __all__ = ["DEFAULTS", "FILES", "VERBS", "System", "vmstat"]
@@ -35,22 +33,32 @@ FILES = {
     "thp_defrag": _THP + "defrag",
     "thp_zero": _THP + "use_zero_page",
     "thp_shmem": _THP + "shmem_enabled",
+    "thp_shmem_64k": _THP + "hugepages-64kB/shmem_enabled",
+    "thp_shmem_2m": _THP + "hugepages-2048kB/shmem_enabled",
+    "tmpfs_huge": mounts.TMPFS,
     "thp_16k": _THP + "hugepages-16kB/enabled",
     "thp_64k": _THP + "hugepages-64kB/enabled",
     "max_ptes_none": _THP + "khugepaged/max_ptes_none",
     "max_ptes_shared": _THP + "khugepaged/max_ptes_shared",
     "max_ptes_swap": _THP + "khugepaged/max_ptes_swap",
     "hugepages": "/proc/sys/vm/nr_hugepages",
+    "hugepages_overcommit": "/proc/sys/vm/nr_overcommit_hugepages",
+    "movable": hotplug.STATES,
     "fault_around": _DEBUG + "/fault_around_bytes",
     "read_ahead": "/sys/block/*/queue/read_ahead_kb",
     "lru_gen": "/sys/kernel/mm/lru_gen/enabled",
     "swappiness": "/proc/sys/vm/swappiness",
     "page_cluster": "/proc/sys/vm/page-cluster",
     "overcommit": "/proc/sys/vm/overcommit_memory",
+    "commit_room": "/proc/sys/vm/overcommit_kbytes",
     "max_map_count": "/proc/sys/vm/max_map_count",
     "ksm_max_sharing": _KSM + "max_page_sharing",
     "ksm_zero_pages": _KSM + "use_zero_pages",
     "ksm_smart_scan": _KSM + "smart_scan",
+    "ksm_prune": _KSM + "stable_node_chains_prune_millisecs",
+    "ksm_across_nodes": _KSM + "merge_across_nodes",
+    "ksm_advisor": _KSM + "advisor_mode",
+    "ksm_pages_to_scan": _KSM + "pages_to_scan",
     "dirty_writeback": "/proc/sys/vm/dirty_writeback_centisecs",
     "khugepaged_sleep": _THP + "khugepaged/scan_sleep_millisecs",
     "khugepaged_pages": _THP + "khugepaged/pages_to_scan",
@@ -76,42 +84,43 @@ DEFAULTS = {
     "ksm_smart_scan": "0",
     "ksm_zero_pages": "0",
     "ksm_max_sharing": "256",
+    "ksm_prune": "4000000",
 }
 """What is set before a scenario in a guest, so that nothing happens by itself (`docs`)."""
 
-VERBS = ("knob", "ksm", "khugepaged", "swap", "sync", "dropcaches", "disk")
+VERBS = ("knob", "ksm", "khugepaged", "swap", "shrink", "sync", "dropcaches", *mounts.VERBS)
 """Steps of the whole system."""
 
-_ZRAM_BYTES = 48 << 20
-_SWAP_BYTES = 64 << 20
+_SWAP_PAGES = (64 << 20) // PAGE - 1
 _PATIENCE = 20.0
-_MS_NOATIME = 1024
 
 
 class System:
     """The machine during one scenario: where files lie, settings, swap.
 
-    `ext4` is an image for guests: {"bytes": size, "pieces": [[offset, base64 of zlib], ...]};
-    `disk` lets it lie on a device that can fail: {"data": [[first byte, bytes], ...]}. `modules`
-    are loaded first.
+    `images` are file systems for guests, by name (`mounts`); `disk` lets them lie on devices that
+    can fail. `modules` are loaded first.
     """
 
     def __init__(
         self,
-        ext4: dict[str, Any] | None = None,
-        disk: dict[str, Any] | None = None,
+        images: dict[str, Any] | None = None,
+        disk: bool = False,
         modules: Sequence[str] = (),
     ) -> None:
         self._is_guest = inside_guest()
-        self._ext4 = ext4
-        self._disk_request = disk
+        self._images = images or {}
+        self._disk = disk
         self._modules = list(modules)
-        self._disk: Disk | None = None
+        self._mounts: mounts.Mounts | None = None
         self._own: str | None = None
-        self._swap: str | None = None
+        self._swap: SwapDevice | None = None
+        self.group: Group | None = None
+        """Of the processes, where a scenario shrinks it."""
         self.folders: dict[str, str] = {}
         """Name of a file system -> folder for a scenario's files."""
         self._began: dict[str, int] = {}
+        self._began_sizes: dict[str, int] = {}
         self._ksm_sleep = 10_000_000
         self._ksm_place = 0
 
@@ -121,6 +130,7 @@ class System:
         else:
             self._prepare_here()
         self._began = vmstat()
+        self._began_sizes = _size_counters()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,20 +147,34 @@ class System:
         elif verb == "khugepaged":
             self._khugepaged(int(args["passes"]))
         elif verb == "swap":
-            self._set_swap(args["state"] == "on")
+            self._set_swap(args)
+        elif verb == "shrink":
+            assert self.group is not None
+            self.group.shrink()
         elif verb == "sync":
             self._only_guest("sync")
             os.sync()
         elif verb == "dropcaches":
             self._only_guest("dropcaches")
             _write("/proc/sys/vm/drop_caches", str(args["value"]))
-        elif verb == "disk":
-            self._only_guest("disk")
-            assert self._disk is not None, "no file lies on a disk"
-            self._disk.set_failing(failing=args["state"] == "fail")
+        elif verb in mounts.VERBS:
+            self._only_guest(verb)
+            assert self._mounts is not None
+            self._mounts.do(verb, args)
 
     def set(self, name: str, value: str) -> None:
         """A setting by name; outside a guest it must be so already. Raises RefusedError."""
+        if name == "movable":
+            self._only_guest(f"knob {name}")
+            hotplug.online_movable(int(value))
+            return
+        if name == "tmpfs_huge":
+            self._only_guest(f"knob {name}")
+            mounts.remount_tmpfs(f"huge={value}")
+            return
+        if name == "commit_room":
+            self._set_commit_room(int(value))
+            return
         paths = _files_of(name)
         if not paths:
             raise RefusedError(f"this kernel has no {FILES[name]} (knob {name})")
@@ -161,9 +185,24 @@ class System:
                 raise RefusedError(f"needs knob {name} {value}, which is only set in guests")
             _write(path, value)
 
+    def _set_commit_room(self, pages: int) -> None:
+        """CommitLimit so far above Committed_AS. What the system keeps for root and for the last
+        of a process's memory (admin_reserve_kbytes, user_reserve_kbytes) is left out."""
+        self._only_guest("knob commit_room")
+        for name in ("admin_reserve_kbytes", "user_reserve_kbytes"):
+            _write(f"/proc/sys/vm/{name}", "0")
+        sizes = _meminfo()
+        kbytes = sizes["Committed_AS"] - sizes["SwapTotal"] + pages * PAGE // 1024
+        _write(FILES["commit_room"], str(kbytes))
+        # Adds up what single CPUs have counted (`mm/util.c:overcommit_policy_handler`).
+        if Path(FILES["overcommit"]).read_text().strip() == "2":
+            _write(FILES["overcommit"], "2")
+
     def counters(self, names: list[str]) -> dict[str, int]:
-        """Counters: ksm.NAME, meminfo.NAME, and vmstat.NAME since the scenario began."""
+        """Counters: ksm.NAME, meminfo.NAME; vmstat.NAME and thp.SIZE.NAME since the scenario
+        began."""
         found: dict[str, int] = {}
+        sizes = _size_counters() if any(name.startswith("thp.") for name in names) else {}
         events = vmstat() if any(name.startswith("vmstat.") for name in names) else {}
         for name in names:
             kind, _, rest = name.partition(".")
@@ -171,9 +210,10 @@ class System:
                 found[name] = int(Path(_KSM + rest).read_text())
             elif kind == "vmstat" and rest in events:
                 found[name] = events[rest] - self._began.get(rest, 0)
+            elif kind == "thp" and rest in sizes:
+                found[name] = sizes[rest] - self._began_sizes.get(rest, 0)
             elif kind == "meminfo":
-                lines = Path("/proc/meminfo").read_text().splitlines()
-                values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+                values = _meminfo()
                 if rest in values:
                     found[name] = values[rest]
         return found
@@ -183,39 +223,27 @@ class System:
         if self._is_guest:
             _write("/dev/kmsg", f"<3>{text}")
 
+    def make_group(self) -> None:
+        """Processes that join it can be made to give their memory up."""
+        self._only_guest("shrink")
+        self.group = Group()
+
     # --- helpers -------------------------------------------------------------------------
 
     def _prepare_guest(self) -> None:
         if not Path(_DEBUG, "fault_around_bytes").exists():
-            _mount("debugfs", _DEBUG, "debugfs")
+            mounts.mount("debugfs", _DEBUG, "debugfs")
         for name, value in DEFAULTS.items():
             if _files_of(name):
                 self.set(name, value)
         load_modules(self._modules)
-        _mount("tmpfs", "/mnt/t", "tmpfs", "size=256m")
-        self.folders["tmpfs"] = "/mnt/t/"
-        if self._ext4 is not None:
-            self._mount_ext4(self._ext4)
+        self._mounts = mounts.Mounts(self._images, fails=self._disk)
+        self.folders |= self._mounts.folders
 
     def _prepare_here(self) -> None:
         for where, place in (("tmpfs", _SHM), ("ext4", str(Path.home()))):
             if _file_system(place) == where:
                 self.folders[where] = tempfile.mkdtemp(prefix=".memdesc-", dir=place) + "/"
-
-    def _mount_ext4(self, image: dict[str, Any]) -> None:
-        """An ext4 on zram, whose writeback is done when it is asked for and not later."""
-        device = "/dev/zram0"
-        _write("/sys/block/zram0/disksize", str(image["bytes"]))
-        with Path(device).open("r+b", buffering=0) as disk:
-            for offset, data in image["pieces"]:
-                os.pwrite(disk.fileno(), zlib.decompress(base64.b64decode(data)), offset)
-            os.fsync(disk.fileno())
-        if self._disk_request is not None:
-            self._disk = Disk(device, image["bytes"], self._disk_request["data"])
-            device = self._disk.path
-        self.set("read_ahead", DEFAULTS["read_ahead"])
-        _mount(device, "/mnt/e", "ext4", "commit=900,noinit_itable", _MS_NOATIME)
-        self.folders["ext4"] = "/mnt/e/"
 
     def _only_guest(self, what: str) -> None:
         if not self._is_guest:
@@ -270,34 +298,14 @@ class System:
                     scans, changed = _number(folder + "full_scans"), time.monotonic()
         _write(folder + "pages_to_scan", "1")
 
-    def _set_swap(self, on: bool) -> None:
+    def _set_swap(self, args: dict[str, Any]) -> None:
         self._only_guest("swap")
-        if not on:
-            assert self._swap is not None, "swap is not on"
-            calls.call("swapoff", self._swap.encode())
-            self._swap = None
+        if args["state"] == "on":
+            self._swap = SwapDevice(args["pages"] or _SWAP_PAGES, mapped=args["mapped"])
             return
-        number = _number("/sys/class/zram-control/hot_add")
-        device = f"/dev/zram{number}"
-        _write(f"/sys/block/zram{number}/disksize", str(_SWAP_BYTES))
-        _make_swap(device, _SWAP_BYTES // PAGE)
-        calls.call("swapon", device.encode(), 0)
-        self._swap = device
-
-
-def _mount(source: str, target: str, kind: str, options: str = "", flags: int = 0) -> None:
-    Path(target).mkdir(parents=True, exist_ok=True)
-    calls.call("mount", source.encode(), target.encode(), kind.encode(), flags, options.encode())
-
-
-def _make_swap(device: str, pages: int) -> None:
-    """A swap header, as mkswap writes it (`include/linux/swap.h:union swap_header`)."""
-    header = bytearray(PAGE)
-    struct.pack_into("<III", header, 1024, 1, pages - 1, 0)
-    header[-10:] = b"SWAPSPACE2"
-    with Path(device).open("r+b", buffering=0) as disk:
-        disk.write(header)
-        os.fsync(disk.fileno())
+        assert self._swap is not None, "swap is not on"
+        self._swap.off()
+        self._swap = None
 
 
 def _files_of(name: str) -> list[str]:
@@ -338,6 +346,21 @@ def vmstat() -> dict[str, int]:
         pass
     lines = Path("/proc/vmstat").read_text().splitlines()
     return {name: int(number) for name, number in (line.split() for line in lines)}
+
+
+def _meminfo() -> dict[str, int]:
+    """/proc/meminfo, in kB."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def _size_counters() -> dict[str, int]:
+    """What the kernel counts for each size of large folios (6.10), as "64kB.split"."""
+    found = {}
+    for path in Path(_THP).glob("hugepages-*kB/stats/*"):
+        size = path.parent.parent.name.removeprefix("hugepages-")
+        found[f"{size}.{path.name}"] = _number(str(path))
+    return found
 
 
 def _file_system(folder: str) -> str:

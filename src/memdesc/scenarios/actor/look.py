@@ -176,6 +176,8 @@ class Observer:
         name = path[0].strip() if path else ""
         # The inode's number stands before the padding of the name.
         name = name.partition(" ")[2].strip() if name.partition(" ")[0].isdecimal() else name
+        if name.startswith("socket:"):  # its number is nobody's business
+            name = "socket"
         for folder, shown in self._paths:
             if name.startswith(folder):
                 name = shown + name.removeprefix(folder)

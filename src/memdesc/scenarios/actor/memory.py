@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import contextmanager
 from fcntl import fcntl
@@ -42,6 +43,7 @@ _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _PRCTL = {"thp_disable": 41, "memory_merge": 67}
 _PR_SET_VMA = 0x53564D41
 _F_SETPIPE_SZ = 1031
+_PTRACE_PEEKDATA, _PTRACE_POKEDATA = 2, 5
 _PTRACE_ATTACH, _PTRACE_DETACH, _WALL = 16, 17, 0x40000000
 
 
@@ -168,14 +170,32 @@ def clear_refs(process: Process, args: dict[str, Any]) -> None:
         os.close(fd)
 
 
+@verb("ksm_stat")
+def ksm_stat(process: Process, args: dict[str, Any]) -> int:
+    name = "ksm_" + args["name"]
+    # Of its own since 5.19, in ksm_stat since 6.4.
+    alone = name == "ksm_merging_pages"
+    fd = os.open("/proc/self/" + (name if alone else "ksm_stat"), os.O_RDONLY)
+    try:
+        text = os.read(fd, PAGE).decode()
+    finally:
+        os.close(fd)
+    for line in text.splitlines():
+        if alone or line.split()[0] == name:
+            return int(line.split()[-1])
+    raise FileNotFoundError(errno.ENOENT, name)
+
+
 @verb("split")
 def split(process: Process, args: dict[str, Any]) -> None:
     if not inside_guest():
         raise RefusedError("folios are split through debugfs: only in a guest")
     address, length = span(args["range"])
     text = f"{os.getpid()},{address:#x},{address + length:#x}"
-    if args["order"] is not None:
-        text += f",{args['order']}"
+    if args["order"] is not None or args["around"] is not None:
+        text += f",{args['order'] or 0}"
+    if args["around"] is not None:
+        text += f",{args['around']}"
     fd = os.open("/sys/kernel/debug/split_huge_pages", os.O_WRONLY)
     try:
         os.write(fd, text.encode())
@@ -254,15 +274,22 @@ def poke(process: Process, args: dict[str, Any]) -> int:
 @verb("ptrace_read")
 def ptrace_read(process: Process, args: dict[str, Any]) -> list[int]:
     address, length = span(args["range"])
-    with _debugged(process.pids[args["other"]]) as fd:
+    pid = process.pids[args["other"]]
+    with _debugged(pid) as fd:
+        if args["words"]:
+            return _peek_words(pid, address, length)
         return first_words(os.pread(fd, length, address))
 
 
 @verb("ptrace_write")
 def ptrace_write(process: Process, args: dict[str, Any]) -> int:
     address, length = span(args["range"])
-    with _debugged(process.pids[args["other"]]) as fd:
-        return os.pwrite(fd, content_bytes(args["content"], length // PAGE), address)
+    pid = process.pids[args["other"]]
+    data = content_bytes(args["content"], length // PAGE)
+    with _debugged(pid) as fd:
+        if args["words"]:
+            return _poke_words(pid, address, data)
+        return os.pwrite(fd, data, address)
 
 
 # --- helpers -------------------------------------------------------------------------------------
@@ -285,6 +312,34 @@ def _pipe(length: int) -> tuple[int, int]:
     reader, writer = os.pipe()
     fcntl(writer, _F_SETPIPE_SZ, max(length, PAGE))
     return reader, writer
+
+
+def _peek_words(pid: int, address: int, length: int) -> list[int]:
+    """PTRACE_PEEKDATA of the first word of each page, up to one that cannot be read."""
+    found: list[int] = []
+    word = ctypes.create_string_buffer(8)
+    for place in range(address, address + length, PAGE):
+        try:
+            calls.call("ptrace", _PTRACE_PEEKDATA, pid, place, word)
+        except OSError:
+            if not found:
+                raise
+            break
+        found.append(int.from_bytes(word.raw, "little"))
+    return found
+
+
+def _poke_words(pid: int, address: int, data: bytes) -> int:
+    """PTRACE_POKEDATA of each word, up to one that cannot be written: bytes."""
+    for at in range(0, len(data), 8):
+        word = int.from_bytes(data[at : at + 8], "little")
+        try:
+            calls.call("ptrace", _PTRACE_POKEDATA, pid, address + at, word)
+        except OSError:
+            if not at:
+                raise
+            return at
+    return len(data)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Steps that hold references to pages: pipes (FOLL_GET) and fixed buffers of io_uring (FOLL_PIN).
+"""Steps that take references to pages: pipes, fixed buffers of io_uring, slow devices, sockets.
 
 `vmsplice` puts references to the pages themselves into a pipe, until they are read or the pipe is
 closed.  Registered buffers of an io_uring are pinned for long and for writing; reads and writes
@@ -19,6 +19,7 @@ from . import calls
 from .access import PAGE
 from .dma import Transfer
 from .memory import content_bytes, first_words
+from .sockets import Sent, Umem
 from .verbs import span, verb
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Pin"]
 
 _F_SETPIPE_SZ = 1031
+_NONBLOCK, _GIFT = 2, 8
+"""SPLICE_F_* (`include/linux/splice.h`)"""
+_FUTEX_WAKE, _FUTEX_PRIVATE = 1, 128
 _REGISTER_BUFFERS, _UNREGISTER_BUFFERS = 0, 1
 _OFF_SQES = 0x10000000
 _FEATURE_SINGLE_MMAP = 1
@@ -44,26 +48,47 @@ class Pin:
     pipe: tuple[int, int] | None = None
     ring: _Ring | None = None
     transfer: Transfer | None = None
+    sent: Sent | None = None
+    umem: Umem | None = None
 
-    def close(self) -> None:
-        """Close the descriptors; the references end with the last copy of them."""
+    def close(self, *, settle: bool = False) -> None:
+        """Close the descriptors; the references end with the last copy of them.
+
+        `settle`: this is the last copy, and what the kernel does later shall be done.
+        """
         for fd in self.pipe or ():
             os.close(fd)
         if self.ring is not None:
             self.ring.close()
+        if self.sent is not None:
+            self.sent.close()
+        if self.umem is not None:
+            self.umem.close(settle=settle)
 
 
 @verb("splice")
 def splice(process: Process, args: dict[str, Any]) -> None:
     address, length = span(args["range"])
     pipe = os.pipe()
-    fcntl(pipe[1], _F_SETPIPE_SZ, length)
+    times = args["times"] or 1
+    fcntl(pipe[1], _F_SETPIPE_SZ, length * times)
+    ranges = calls.iovec([(address, length)] * times)
     try:
-        calls.call("vmsplice", pipe[1], calls.iovec([(address, length)]), 1, 0)
+        calls.call("vmsplice", pipe[1], ranges, times, _GIFT if args["gift"] else 0)
     except OSError:
         Pin(address, length, pipe).close()
         raise
-    process.pins[args["pin"]] = Pin(address, length, pipe)
+    process.pins[args["pin"]] = Pin(address, length * times, pipe)
+
+
+@verb("splice_more")
+def splice_more(process: Process, args: dict[str, Any]) -> int:
+    held = process.pins[args["pin"]]
+    assert held.pipe is not None, "these references are held by no pipe"
+    ranges = calls.iovec([span(args["range"])])
+    done = calls.call("vmsplice", held.pipe[1], ranges, 1, _NONBLOCK)
+    held.length += done
+    return done
 
 
 @verb("pipe_read")
@@ -115,8 +140,52 @@ def pin_read(process: Process, args: dict[str, Any]) -> list[int]:
 @verb("dma")
 def dma(process: Process, args: dict[str, Any]) -> None:
     address, length = span(args["range"])
-    transfer = Transfer(address, content_bytes(args["content"], length // PAGE))
+    transfer = Transfer(address, length, content_bytes(args["content"], length // PAGE))
     process.pins[args["pin"]] = Pin(address, length, transfer=transfer)
+
+
+@verb("dma_from")
+def dma_from(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    transfer = Transfer(address, length, None)
+    process.pins[args["pin"]] = Pin(address, length, transfer=transfer)
+
+
+@verb("dma_taken")
+def dma_taken(process: Process, args: dict[str, Any]) -> list[int]:
+    held = process.pins.pop(args["pin"])
+    assert held.transfer is not None, "these references are held by no device"
+    held.transfer.finish()
+    return first_words(held.transfer.on_disk())
+
+
+@verb("send")
+def send(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    process.pins[args["pin"]] = Pin(address, length, sent=Sent(address, length))
+
+
+@verb("receive")
+def receive(process: Process, args: dict[str, Any]) -> list[int]:
+    held = process.pins.pop(args["pin"])
+    assert held.sent is not None, "these references are held by no socket"
+    try:
+        return first_words(held.sent.received())
+    finally:
+        held.close()
+
+
+@verb("umem")
+def umem(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    process.pins[args["pin"]] = Pin(address, length, umem=Umem(address, length))
+
+
+@verb("futex")
+def futex(process: Process, args: dict[str, Any]) -> int:
+    address, _ = span(args["range"])
+    operation = _FUTEX_WAKE | (_FUTEX_PRIVATE if args["private"] else 0)
+    return calls.call("futex", address, operation, 1, None, None, 0)
 
 
 @verb("release")
@@ -129,7 +198,7 @@ def release(process: Process, args: dict[str, Any]) -> None:
     if held.ring is not None:
         # Closing alone would leave it to a worker that runs later.
         calls.call("io_uring_register", held.ring.fd, _UNREGISTER_BUFFERS, 0, 0)
-    held.close()
+    held.close(settle=True)
 
 
 class _Ring:

@@ -9,13 +9,15 @@ import socket
 import traceback
 from typing import Any, NoReturn
 
-from . import calls, files, memory, pins, userfault
+from . import areas, calls, devices, files, memory, pins, userfault
 from .access import Access
+from .limits import Limits
+from .quiet import be_quiet
 from .verbs import PROCESS_VERBS, RefusedError, SignalledError
 
 __all__ = ["Process", "be_process"]
 
-_MODULES = (files, memory, pins, userfault)
+_MODULES = (devices, areas, files, memory, pins, userfault)
 """Imported for the rows they put into the table."""
 
 
@@ -29,6 +31,9 @@ class Process:
         self.files: dict[str, int] = {}
         self.pins: dict[str, pins.Pin] = {}
         self.userfaults: list[userfault.Userfault] = []
+        self.limits = Limits()
+        self.heap = (0, 0)
+        """Where `brk` has its heap, and its end."""
         self.pids: dict[str, int] = {}
         """Pids of the processes that a step names."""
 
@@ -71,11 +76,19 @@ def _serve(process: Process, stream: socket.SocketIO, address: str) -> socket.So
     if request["verb"] == "exit":
         _say(stream, {"ok": None})
         os._exit(0)
+    if request["verb"] == "be_quiet":
+        be_quiet(tuple(request["args"]["arena"]))
+        _say(stream, {"ok": None})
+        return stream
     if request["verb"] == "fork":
         # The parent's children that have ended are of no interest to it.
         while _has_zombie():
             pass
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _say(stream, {"errno": calls.error_name(error)})
+            return stream
         if pid == 0:
             stream._sock.close()  # type: ignore[attr-defined]
             process.forget_references()
@@ -89,7 +102,8 @@ def _serve(process: Process, stream: socket.SocketIO, address: str) -> socket.So
 def _outcome(process: Process, request: dict[str, Any]) -> dict[str, Any]:
     process.pids = request.get("pids", {})
     try:
-        value = PROCESS_VERBS[request["verb"]](process, request["args"])
+        with process.limits.held():
+            value = PROCESS_VERBS[request["verb"]](process, request["args"])
     except OSError as error:
         return {"errno": calls.error_name(error)}
     except SignalledError as signalled:

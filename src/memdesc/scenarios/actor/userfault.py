@@ -25,7 +25,8 @@ __all__ = ["Userfault"]
 
 _API, _REGISTER, _UNREGISTER = 0xC018AA3F, 0xC020AA00, 0x8010AA01
 _COPY, _ZEROPAGE, _WRITEPROTECT, _CONTINUE = 0xC028AA03, 0xC020AA04, 0xC018AA06, 0xC020AA07
-_POISON = 0xC020AA08
+_POISON, _MOVE = 0xC020AA08, 0xC028AA05
+_MODE_WP, _MODE_ALLOW_SRC_HOLES = 2, 2
 _SIGBUS, _MINOR_HUGETLBFS, _MINOR_SHMEM = 1 << 7, 1 << 9, 1 << 10
 _WP, _WP_HUGETLBFS_SHMEM, _FEATURE_POISON, _WP_ASYNC = 1 << 0, 1 << 12, 1 << 14, 1 << 15
 _FEATURES = {
@@ -78,8 +79,22 @@ def uffd_copy(process: Process, args: dict[str, Any]) -> None:
     data = content_bytes(args["content"], length // PAGE)
     buffer = ctypes.create_string_buffer(data, length)
     source = ctypes.addressof(buffer)
-    argument = struct.pack("<4Qq", address, source, length, 0, 0)
+    mode = _MODE_WP if args["wp"] else 0
+    argument = struct.pack("<4Qq", address, source, length, mode, 0)
     ioctl(_fd_of(process, address), _COPY, argument)
+
+
+@verb("uffd_continue")
+def uffd_continue(process: Process, args: dict[str, Any]) -> None:
+    _on(process, args, _CONTINUE, "<4Q", _MODE_WP if args["wp"] else 0, 0)
+
+
+@verb("uffd_move")
+def uffd_move(process: Process, args: dict[str, Any]) -> None:
+    address, length = span(args["range"])
+    source, _ = span(args["source"])
+    mode = _MODE_ALLOW_SRC_HOLES if args["holes"] else 0
+    ioctl(_fd_of(process, address), _MOVE, struct.pack("<4Qq", address, source, length, mode, 0))
 
 
 @verb("uffd_zero")

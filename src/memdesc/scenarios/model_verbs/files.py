@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.errors import MemdescError
-from memdesc.mm import files, page_cache, readahead, truncate
+from memdesc.mm import files, namei, page_cache, readahead, truncate
+from memdesc.mm.accounting import set_limit
+from memdesc.mm.ext4 import ext4_journal_data
 from memdesc.mm.files import PAGE_BYTES, OpenFile
-from memdesc.mm.process import Process
+from memdesc.mm.memfd import Seal, add_seals, get_seals, seals_of_new
+from memdesc.mm.process import Errno, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value
 
@@ -37,13 +40,26 @@ def _memfd(run: ModelRunner, process: Process, args: Args) -> Value:
     name = args["file"]
     if args["secret"]:
         file = files.memfd_secret(run.kernel, process, name)
-    elif args["hugetlb"]:
-        file = files.memfd_create(run.kernel, process, name, fs=files.HUGETLBFS)
     else:
-        file = files.memfd_create(run.kernel, process, name)
+        seals = seals_of_new(run.kernel, sealable=args["sealable"], noexec=args["noexec"])
+        fs = files.HUGETLBFS if args["hugetlb"] else files.SHMEM
+        file = files.memfd_create(run.kernel, process, name, fs=fs, seals=seals)
     if args["pages"]:
         truncate.ftruncate(run.kernel, file, args["pages"] * PAGE_BYTES)
     return None
+
+
+@verb("seal")
+def _seal(run: ModelRunner, process: Process, args: Args) -> Value:
+    seals = Seal(sum(int(one) for one in Seal if one.name and args[one.name.lower()]))
+    add_seals(run.kernel, file_of(process, args["file"]), seals)
+    return None
+
+
+@verb("seals")
+def _seals(run: ModelRunner, process: Process, args: Args) -> Value:
+    found = get_seals(file_of(process, args["file"]))
+    return tuple(one.name.lower() for one in Seal if one & found and one.name) or ("none",)
 
 
 @verb("open")
@@ -51,8 +67,8 @@ def _open(run: ModelRunner, process: Process, args: Args) -> Value:
     path = args["path"]
     files.open_file(
         run.kernel, process, args["file"], path["where"], path["name"],
-        create=args["create"], truncate=args["truncate"], readonly=args["readonly"],
-        direct=args["direct"], sync=args["sync"], append=args["append"],
+        create=args["create"], truncate=args["truncate"], tmpfile=args["tmpfile"],
+        readonly=args["readonly"], direct=args["direct"], sync=args["sync"], append=args["append"],
     )  # fmt: skip
     return None
 
@@ -71,7 +87,31 @@ def _dup(run: ModelRunner, process: Process, args: Args) -> Value:
 
 @verb("unlink")
 def _unlink(run: ModelRunner, process: Process, args: Args) -> Value:
-    files.unlink(run.kernel, args["path"]["where"], args["path"]["name"])
+    namei.unlink(run.kernel, args["path"]["where"], args["path"]["name"])
+    return None
+
+
+@verb("rename")
+def _rename(run: ModelRunner, process: Process, args: Args) -> Value:
+    path, to = args["path"], args["to"]
+    if path["where"] != to["where"]:
+        raise Errno("EXDEV")
+    namei.rename(run.kernel, path["where"], path["name"], to["name"])
+    return None
+
+
+@verb("journal_data")
+def _journal_data(run: ModelRunner, process: Process, args: Args) -> Value:
+    ext4_journal_data(file_of(process, args["file"]).mapping)
+    return None
+
+
+@verb("limit")
+def _limit(run: ModelRunner, process: Process, args: Args) -> Value:
+    if args["resource"] == "fsize":
+        process.fsize_limit = args["pages"]
+    else:
+        set_limit(process.mm, args["resource"], args["pages"])
     return None
 
 
@@ -84,6 +124,7 @@ def _truncate(run: ModelRunner, process: Process, args: Args) -> Value:
             hint="a page's content is named by its first 8 bytes: give 8 bytes or more",
         )
     size = args["pages"] * PAGE_BYTES + rest
+    _newsize_ok(process, args, size)
     truncate.ftruncate(run.kernel, file_of(process, args["file"]), size)
     return None
 
@@ -91,6 +132,8 @@ def _truncate(run: ModelRunner, process: Process, args: Args) -> Value:
 @verb("fallocate")
 def _fallocate(run: ModelRunner, process: Process, args: Args) -> Value:
     file, first, pages = extent_of(process, args["file"])
+    if args["mode"] == "grow" or (args["mode"] == "keep_size" and file.mapping.is_shmem):
+        _newsize_ok(process, args, (first + pages) * PAGE_BYTES)
     truncate.fallocate(run.kernel, file, first, pages, args["mode"])
     return None
 
@@ -105,7 +148,8 @@ def _punch(run: ModelRunner, process: Process, args: Args) -> Value:
 @verb("pwrite")
 def _pwrite(run: ModelRunner, process: Process, args: Args) -> Value:
     file, first, pages = extent_of(process, args["file"])
-    return page_cache.pwrite(run.kernel, file, first, run.contents(args, pages))
+    limit = process.fsize_limit
+    return page_cache.pwrite(run.kernel, file, first, run.contents(args, pages), limit=limit)
 
 
 @verb("pread")
@@ -146,3 +190,15 @@ def _cachestat(run: ModelRunner, process: Process, args: Args) -> Value:
 def _dropcaches(run: ModelRunner, process: None, args: Args) -> Value:
     truncate.drop_caches(run.kernel, args["value"])
     return None
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _newsize_ok(process: Process, args: Args, size: int) -> None:
+    """inode_newsize_ok(): a file may only grow up to RLIMIT_FSIZE. Raises Errno."""
+    where = args["file"]
+    file = file_of(process, where if isinstance(where, str) else where["file"])
+    limit = process.fsize_limit
+    if limit is not None and size > max(file.mapping.size, limit * PAGE_BYTES):
+        raise Errno("EFBIG")

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.errors import QuestionError
+from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.khugepaged import khugepaged_pass
-from memdesc.mm.large_folio import split_folio
-from memdesc.mm.process import Errno, Process
+from memdesc.mm.large_folio import can_split_folio, split_folio
+from memdesc.mm.process import Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
 from memdesc.scenarios.outcome import Value
@@ -20,25 +21,34 @@ __all__: list[str] = []
 @verb("split")
 def _split(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     """debugfs split_huge_pages, `mm/huge_memory.c:split_huge_pages_pid @6.12`: page by page; what
-    cannot be split is passed over."""
+    cannot be split is passed over.  What a release does not know stands behind the numbers that it
+    reads, and is not looked at."""
     kernel, tables = run.kernel, process.mm.tables
     vpns = pages_of(args["range"])
-    order = args["order"] or 0
-    if order and not kernel.rules.large_anon_folios:
-        raise Errno("EINVAL")
+    order = (args["order"] or 0) if kernel.rules.large_anon_folios else 0
+    at: int | None = args["around"] if kernel.rules.splits_at_a_page else None
     for vpn in vpns:
         vma = process.mm.vmas.find(vpn)
         if vma is None:
             continue
         entry = tables.entry(vpn)
         if e.is_present(entry) and not entry & e.SPECIAL:
-            split_folio(kernel, e.pfn_of(entry), order)
+            pfn = e.pfn_of(entry)
+            head, size = kernel.head(pfn), kernel.order_of(pfn)
+            if kernel.flags(head) & KPF.ANON and not can_split_folio(kernel, head):
+                continue
+            if at is None or at >= 1 << size:
+                split_folio(kernel, pfn, order)
+            else:
+                split_folio(kernel, head + at, order, evenly=False)
     return None
 
 
 @verb("khugepaged")
 def _khugepaged(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
-    if run.kernel.knobs["thp"] == "never":
+    rules, knobs = run.kernel.rules, run.kernel.knobs
+    sizes = ("thp", "thp_16k", "thp_64k") if rules.collapses_to_any_size else ("thp",)
+    if all(knobs[size] in ("never", "inherit") for size in sizes):
         raise QuestionError("khugepaged does not run", hint="knob thp always, or madvise")
     for _ in range(args["passes"]):
         khugepaged_pass(run.kernel)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.mm.fork import fork
-from memdesc.mm.hugetlb import hugetlb_file
+from memdesc.mm.hugetlbfs import hugetlb_file
 from memdesc.mm.mmap import exit_process, mmap, munmap, set_anon_name
 from memdesc.mm.mprotect import mprotect
 from memdesc.mm.mremap import mremap
@@ -71,7 +71,7 @@ def _map(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
             flags |= flag
     file, pgoff = None, None
     if args["backing"] == "hugetlb":
-        file, pgoff = hugetlb_file(run.kernel), 0
+        file, pgoff = hugetlb_file(run.kernel, len(vpns)), 0
     if args["file"] is not None:
         file, pgoff = process.files[args["file"]], args["page"] or 0
     try:
@@ -142,7 +142,10 @@ def _write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value
 
 @verb("drain")
 def _drain(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
-    run.kernel.drain()
+    if args["state"] == "now":
+        run.kernel.drain()
+    else:
+        run.drains = args["state"] == "on"
     return None
 
 

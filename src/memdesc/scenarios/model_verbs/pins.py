@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.direct_io import begin_dma, dio_read, dio_write
+from memdesc.mm.device_mapping import map_firmware, map_ring
+from memdesc.mm.direct_io import begin_dma, begin_dma_from, dio_read, dio_write
+from memdesc.mm.futex import futex_wake
 from memdesc.mm.pins import (
     access_remote_vm,
     process_vm_readv,
     process_vm_writev,
     register_buffer,
-    vmsplice,
 )
+from memdesc.mm.pkeys import RIGHTS, pkey_protect
 from memdesc.mm.process import Errno, Process
+from memdesc.mm.splice import splice_more, vmsplice
 from memdesc.mm.uaccess import copy_from_user, copy_to_user
+from memdesc.mm.xdp_umem import xdp_umem_reg
+from memdesc.mm.zerocopy import send_zerocopy
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.files import extent_of
-from memdesc.scenarios.model_verbs.memory import pages_of
+from memdesc.scenarios.model_verbs.memory import pages_of, prot_of
 from memdesc.scenarios.outcome import Value
 from memdesc.scenarios.places import PAGE
+
+_FIRMWARE_WORD = int.from_bytes(b"firmware", "little")
+"""Stands for what no scenario has written."""
 
 
 def _words(run: ModelRunner, contents: tuple[int, ...]) -> Value:
@@ -33,8 +41,17 @@ def _mm_of(run: ModelRunner, args: Mapping[str, Any]) -> Any:
 @verb("splice")
 def _splice(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    process.pins[args["pin"]] = vmsplice(run.kernel, process, vpns.start, len(vpns))
+    process.pins[args["pin"]] = vmsplice(
+        run.kernel, process, vpns.start, len(vpns),
+        times=args["times"] or 1, gift=bool(args["gift"]),
+    )  # fmt: skip
     return None
+
+
+@verb("splice_more")
+def _splice_more(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    return splice_more(run.kernel, process, process.pins[args["pin"]], vpns.start, len(vpns))
 
 
 @verb("pipe_read")
@@ -66,6 +83,44 @@ def _dma(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     contents = run.contents(args, len(vpns))
     process.pins[args["pin"]] = begin_dma(run.kernel, process, vpns.start, contents)
     return None
+
+
+@verb("dma_from")
+def _dma_from(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    process.pins[args["pin"]] = begin_dma_from(run.kernel, process, vpns.start, len(vpns))
+    return None
+
+
+@verb("dma_taken")
+def _dma_taken(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    return _words(run, process.pins.pop(args["pin"]).taken(run.kernel))
+
+
+@verb("send")
+def _send(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    process.pins[args["pin"]] = send_zerocopy(run.kernel, process, vpns.start, len(vpns))
+    return None
+
+
+@verb("receive")
+def _receive(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    return _words(run, process.pins.pop(args["pin"]).receive(run.kernel))
+
+
+@verb("umem")
+def _umem(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    process.pins[args["pin"]] = xdp_umem_reg(run.kernel, process, vpns.start, len(vpns))
+    return None
+
+
+@verb("futex")
+def _futex(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    return futex_wake(
+        run.kernel, process, pages_of(args["range"]).start, shared=not args["private"]
+    )
 
 
 @verb("release")
@@ -129,3 +184,22 @@ def _dio_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> V
     file, first, _ = extent_of(process, args["file"])
     vpns = pages_of(args["range"])
     return dio_write(run.kernel, process, file, first, vpns.start, len(vpns))
+
+
+@verb("key")
+def _key(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    rights = RIGHTS[args["rights"]]
+    pkey_protect(run.kernel, process.mm, vpns.start, vpns.stop, prot_of("rw"), rights)
+    return None
+
+
+@verb("map_device")
+def _map_device(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns, prot = pages_of(args["range"]), prot_of(args["prot"])
+    if args["device"] == "firmware":
+        content = run.content(_FIRMWARE_WORD)
+        map_firmware(run.kernel, process.mm, vpns.start, len(vpns), prot, content=content)
+    else:
+        map_ring(run.kernel, process.mm, vpns.start, len(vpns), prot)
+    return None

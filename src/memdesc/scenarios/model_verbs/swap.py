@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memdesc.mm.shrink_lruvec import shrink_all
+from memdesc.mm.swap_slots import SWAP_PAGES
 from memdesc.mm.swapfile import swapoff, swapon
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value
@@ -12,5 +14,14 @@ from memdesc.scenarios.outcome import Value
 
 @verb("swap")
 def _swap(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
-    (swapon if args["state"] == "on" else swapoff)(run.kernel)
+    if args["state"] == "on":
+        swapon(run.kernel, args["pages"] or SWAP_PAGES, is_synchronous=not args["mapped"])
+    else:
+        swapoff(run.kernel)
+    return None
+
+
+@verb("shrink")
+def _shrink(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
+    shrink_all(run.kernel)
     return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm import userfaultfd
+from memdesc.mm import userfault_move, userfault_ops, userfaultfd
 from memdesc.mm.process import Errno, Process
+from memdesc.mm.userfault_wp import writeprotect
 from memdesc.mm.userfaultfd import UserfaultfdCtx
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
@@ -45,7 +46,26 @@ def _unprotect(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> V
 def _copy(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     _ctx_of(process, vpns.start)
-    userfaultfd.copy(run.kernel, process.mm, vpns.start, run.contents(args, len(vpns)))
+    contents = run.contents(args, len(vpns))
+    userfault_ops.copy(run.kernel, process.mm, vpns.start, contents, protect=bool(args["wp"]))
+    return None
+
+
+@verb("uffd_continue")
+def _continue(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    _ctx_of(process, vpns.start)
+    userfault_ops.continue_(run.kernel, process.mm, vpns.start, vpns.stop, protect=bool(args["wp"]))
+    return None
+
+
+@verb("uffd_move")
+def _move(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns, source = pages_of(args["range"]), pages_of(args["source"])
+    ctx = _ctx_of(process, vpns.start)
+    userfault_move.move_pages(
+        run.kernel, process.mm, ctx, vpns.start, source.start, len(vpns), holes=bool(args["holes"])
+    )
     return None
 
 
@@ -53,7 +73,7 @@ def _copy(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 def _zero(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     _ctx_of(process, vpns.start)
-    userfaultfd.zeropage(run.kernel, process.mm, vpns.start, vpns.stop)
+    userfault_ops.zeropage(run.kernel, process.mm, vpns.start, vpns.stop)
     return None
 
 
@@ -61,7 +81,7 @@ def _zero(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 def _poison(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     _ctx_of(process, vpns.start)
-    userfaultfd.poison(run.kernel, process.mm, vpns.start, vpns.stop)
+    userfault_ops.poison(run.kernel, process.mm, vpns.start, vpns.stop)
     return None
 
 
@@ -78,7 +98,7 @@ def _writeprotect(
 ) -> None:
     vpns = pages_of(args["range"])
     _ctx_of(process, vpns.start)
-    userfaultfd.writeprotect(run.kernel, process.mm, vpns.start, vpns.stop, protect=protect)
+    writeprotect(run.kernel, process.mm, vpns.start, vpns.stop, protect=protect)
 
 
 def _ctx_of(process: Process, vpn: int) -> UserfaultfdCtx:

@@ -7,6 +7,7 @@ from typing import Any
 
 from memdesc.mm import writeback
 from memdesc.mm.process import Process
+from memdesc.mm.super import fill, freeze, remount, thaw
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.files import extent_of, file_of
 from memdesc.scenarios.model_verbs.memory import pages_of
@@ -45,6 +46,24 @@ def _msync(run: ModelRunner, process: Process, args: Args) -> Value:
 @verb("sync")
 def _sync(run: ModelRunner, process: None, args: Args) -> Value:
     writeback.sync(run.kernel)
+    return None
+
+
+@verb("filesystem")
+def _filesystem(run: ModelRunner, process: None, args: Args) -> Value:
+    where, state = args["where"], args["state"]
+    if state == "frozen":
+        freeze(run.kernel, where)
+    elif state == "thawed":
+        thaw(run.kernel, where)
+    else:
+        remount(run.kernel, where, readonly=state == "readonly")
+    return None
+
+
+@verb("fill")
+def _fill(run: ModelRunner, process: None, args: Args) -> Value:
+    fill(run.kernel, args["where"], args["pages"])
     return None
 
 
