@@ -23,10 +23,10 @@ from collections.abc import Callable
 import numpy as np
 
 from memdesc.kernels.gfp import GFP
-from memdesc.mm.fault import populate
-from memdesc.mm.fork import fork
+from memdesc.mm.areas.mmap import exit_process, mmap, munmap
+from memdesc.mm.faults.fault import populate
+from memdesc.mm.faults.fork import fork
 from memdesc.mm.kernel import Kernel
-from memdesc.mm.mmap import exit_process, mmap, munmap
 from memdesc.model.batch import Op, operations
 from memdesc.model.designs import DESIGNS, OVERLAYS, Design
 from memdesc.model.machine import Machine

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
+from memdesc.mm.areas.mmap import exit_process, mmap, munmap
 from memdesc.mm.check import check
 from memdesc.mm.kernel import Kernel
-from memdesc.mm.mmap import exit_process, mmap, munmap
 from memdesc.mm.process import Mm
 from memdesc.model.compiled import array
 from memdesc.types import MemoryType

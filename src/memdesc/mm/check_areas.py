@@ -9,10 +9,10 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from memdesc.mm.areas.vma import VM_SPECIAL
+from memdesc.mm.areas.vma_modify import Proposed, may_merge
 from memdesc.mm.frames import ENTRIES_SHIFT
 from memdesc.mm.rmap import AnonVma
-from memdesc.mm.vma import VM_SPECIAL
-from memdesc.mm.vma_modify import Proposed, may_merge
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel

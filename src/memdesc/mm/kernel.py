@@ -1,6 +1,6 @@
 """The kernel of the model: one machine, its processes, files and settings.
 
->>> from memdesc.mm.mmap import mmap
+>>> from memdesc.mm.areas.mmap import mmap
 >>> kernel = Kernel("6.12")
 >>> process = kernel.process("p")
 >>> vma = mmap(kernel, process.mm, 0x10000, 4)
@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.processes import process_rules
 from memdesc.kernels.release import KernelRelease
-from memdesc.mm import ksm_sysfs, loops, lru
-from memdesc.mm.accounting import committed
+from memdesc.mm import loops, lru
+from memdesc.mm.areas.accounting import committed
+from memdesc.mm.areas.mlock_batch import MlockBatch
+from memdesc.mm.files.wb_err import Disk
 from memdesc.mm.frames import (
     BATCH_ROOM,
     BATCHES,
@@ -34,21 +36,20 @@ from memdesc.mm.frames import (
     empty_frames,
     grow_entries,
 )
-from memdesc.mm.hugetlb_pool import (
+from memdesc.mm.huge.thp_stats import THP_EVENTS, thp_counters
+from memdesc.mm.hugetlb.hugetlb_pool import (
     HugetlbPool,
     hugetlb_counters,
     put_hugetlb,
     set_overcommit,
     set_pool_size,
 )
-from memdesc.mm.ksm_tree import Ksm
-from memdesc.mm.mlock_batch import MlockBatch
+from memdesc.mm.ksm import ksm_sysfs
+from memdesc.mm.ksm.ksm_tree import Ksm
 from memdesc.mm.mm_ids import MmIds
 from memdesc.mm.process import Mm, OutOfMemory, Process
-from memdesc.mm.swap_state import SwapDevice
-from memdesc.mm.thp_stats import THP_EVENTS, thp_counters
-from memdesc.mm.wb_err import Disk
-from memdesc.mm.zone_movable import online_movable
+from memdesc.mm.reclaim.swap_state import SwapDevice
+from memdesc.mm.references.zone_movable import online_movable
 from memdesc.model.compiled import array
 from memdesc.model.described import KIND_CODES, DescribedMachine
 from memdesc.model.designs import OVERLAYS, Design
@@ -172,13 +173,13 @@ class Kernel:
 
     def read(self, process: Process, vpn: int) -> int:
         """What a load from a page gives. Raises Signal."""
-        from memdesc.mm.fault import access
+        from memdesc.mm.faults.fault import access
 
         return int(self.f.content[access(self, process.mm, vpn, write=False)])
 
     def write(self, process: Process, vpn: int, content: int) -> None:
         """Store to a page. Raises Signal."""
-        from memdesc.mm.fault import access
+        from memdesc.mm.faults.fault import access
 
         self.f.content[access(self, process.mm, vpn, write=True)] = content
 
@@ -279,7 +280,7 @@ class Kernel:
         if any(self.f.batch[which * BATCH_ROOM] for which in range(BATCHES)):
             lru.drain_all(*self.columns)
         if self.mlock.waiting:
-            from memdesc.mm.mlock import drain
+            from memdesc.mm.areas.mlock import drain
 
             drain(self)
 
@@ -356,7 +357,7 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Counters by the names that scenarios use."""
-        from memdesc.mm.file_pmd import huge_file_counters
+        from memdesc.mm.huge.file_pmd import huge_file_counters
 
         events = {f"vmstat.{name}": count for name, count in self.events.items()}
         events |= huge_file_counters(self)

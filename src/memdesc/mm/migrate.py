@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.frames import BATCH_ADD
-from memdesc.mm.isolate import isolate
+from memdesc.mm.reclaim.isolate import isolate
 from memdesc.mm.rmap import mappings_of
 
 if TYPE_CHECKING:

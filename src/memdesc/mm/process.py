@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from memdesc.mm.areas.vma import VM, VmaSet
 from memdesc.mm.page_tables import Tables
-from memdesc.mm.vma import VM, VmaSet
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
-    from memdesc.mm.userfaultfd import UserfaultfdCtx
+    from memdesc.mm.userfault.userfaultfd import UserfaultfdCtx
 
 __all__ = ["NOBODY", "Errno", "Limits", "Mm", "OutOfMemory", "Process", "Signal"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.vma import VM, Vma
+from memdesc.mm.areas.vma import VM, Vma
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel

@@ -13,8 +13,8 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.pagemap import PM, EntryKind, SwapConfig, swap_meanings
 from memdesc.kernels.smaps import PSS_SHIFT
 from memdesc.mm import entries as e
+from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.process import Mm
-from memdesc.mm.vma import VM, Vma
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -176,7 +176,7 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
         return
     if not e.is_present(entry):
         if e.swap_type(entry) is e.SwapType.SWAP:
-            from memdesc.mm.swap_state import swap_count
+            from memdesc.mm.reclaim.swap_state import swap_count
 
             sums.add("Swap")
             sums.swap_pss += (4096 << PSS_SHIFT) // max(1, swap_count(kernel, entry))

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from memdesc.kernels.release import KernelRelease
-from memdesc.mm.files import PARTLY
+from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.files.inode import PARTLY
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Errno, Process, Signal
 from memdesc.mm.seen import kpagecount, kpageflags, pagemap_entry, shows_huge, smaps, vm_flags
-from memdesc.mm.vma import VM, Vma
 from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome, Value
 from memdesc.scenarios.skipped import SkippedError

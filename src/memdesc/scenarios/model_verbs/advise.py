@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.clear_refs import clear_refs
-from memdesc.mm.madvise import madvise
-from memdesc.mm.mincore import mincore
-from memdesc.mm.mlock import mlock, mlockall, munlock, munlockall
+from memdesc.mm.areas.madvise import madvise
+from memdesc.mm.areas.mincore import mincore
+from memdesc.mm.areas.mlock import mlock, mlockall, munlock, munlockall
+from memdesc.mm.faults.clear_refs import clear_refs
 from memdesc.mm.process import Errno, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
@@ -73,7 +73,7 @@ def _prctl(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value
         return None
     if value not in (0, 1) or not run.kernel.rules.memory_merge:
         raise Errno("EINVAL")
-    from memdesc.mm.ksm import ksm_enable_merge_any
+    from memdesc.mm.ksm.ksm import ksm_enable_merge_any
 
     ksm_enable_merge_any(run.kernel, process.mm, enable=bool(value))
     return None

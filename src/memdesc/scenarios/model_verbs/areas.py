@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.brk import brk, set_start_brk
-from memdesc.mm.mempolicy import get_mempolicy, mbind, set_home_node
-from memdesc.mm.mseal import mseal
+from memdesc.mm.areas.brk import brk, set_start_brk
+from memdesc.mm.areas.mempolicy import get_mempolicy, mbind, set_home_node
+from memdesc.mm.areas.mseal import mseal
+from memdesc.mm.areas.process_madvise import process_madvise
+from memdesc.mm.areas.remap_file_pages import remap_file_pages
 from memdesc.mm.process import NOBODY, Process
-from memdesc.mm.process_madvise import process_madvise
-from memdesc.mm.remap_file_pages import remap_file_pages
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
 from memdesc.scenarios.outcome import Value

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.errors import MemdescError
-from memdesc.mm import files, namei, page_cache, readahead, truncate
-from memdesc.mm.accounting import set_limit
-from memdesc.mm.ext4 import ext4_journal_data
-from memdesc.mm.files import PAGE_BYTES, OpenFile
-from memdesc.mm.memfd import Seal, add_seals, get_seals, seals_of_new
+from memdesc.mm.areas.accounting import set_limit
+from memdesc.mm.files import inode as files
+from memdesc.mm.files import namei, page_cache, readahead, truncate
+from memdesc.mm.files.ext4 import ext4_journal_data
+from memdesc.mm.files.inode import PAGE_BYTES, OpenFile
+from memdesc.mm.files.memfd import Seal, add_seals, get_seals, seals_of_new
 from memdesc.mm.process import Errno, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value

@@ -8,8 +8,8 @@ from typing import Any
 from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.khugepaged import khugepaged_pass
-from memdesc.mm.large_folio import can_split_folio, split_folio
+from memdesc.mm.huge.khugepaged import khugepaged_pass
+from memdesc.mm.huge.large_folio import can_split_folio, split_folio
 from memdesc.mm.process import Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of

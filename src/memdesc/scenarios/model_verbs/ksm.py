@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.errors import FormatError
-from memdesc.mm import ksm, ksm_sysfs
+from memdesc.mm.ksm import ksm, ksm_sysfs
 from memdesc.mm.process import Errno, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.fork import fork
-from memdesc.mm.hugetlbfs import hugetlb_file
-from memdesc.mm.mmap import exit_process, mmap, munmap, set_anon_name
-from memdesc.mm.mprotect import mprotect
-from memdesc.mm.mremap import mremap
+from memdesc.mm.areas.mmap import exit_process, mmap, munmap, set_anon_name
+from memdesc.mm.areas.mprotect import mprotect
+from memdesc.mm.areas.mremap import mremap
+from memdesc.mm.areas.vma import VM
+from memdesc.mm.faults.fork import fork
+from memdesc.mm.hugetlb.hugetlbfs import hugetlb_file
 from memdesc.mm.process import Process
-from memdesc.mm.vma import VM
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value
 from memdesc.scenarios.places import PAGE

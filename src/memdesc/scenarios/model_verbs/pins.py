@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.device_mapping import map_firmware, map_ring
-from memdesc.mm.direct_io import begin_dma, begin_dma_from, dio_read, dio_write
-from memdesc.mm.futex import futex_wake
-from memdesc.mm.pins import (
+from memdesc.mm.areas.pkeys import RIGHTS, pkey_protect
+from memdesc.mm.faults.uaccess import copy_from_user, copy_to_user
+from memdesc.mm.process import Errno, Process
+from memdesc.mm.references.device_mapping import map_firmware, map_ring
+from memdesc.mm.references.direct_io import begin_dma, begin_dma_from, dio_read, dio_write
+from memdesc.mm.references.futex import futex_wake
+from memdesc.mm.references.pins import (
     access_remote_vm,
     process_vm_readv,
     process_vm_writev,
     register_buffer,
 )
-from memdesc.mm.pkeys import RIGHTS, pkey_protect
-from memdesc.mm.process import Errno, Process
-from memdesc.mm.splice import splice_more, vmsplice
-from memdesc.mm.uaccess import copy_from_user, copy_to_user
-from memdesc.mm.xdp_umem import xdp_umem_reg
-from memdesc.mm.zerocopy import send_zerocopy
+from memdesc.mm.references.splice import splice_more, vmsplice
+from memdesc.mm.references.xdp_umem import xdp_umem_reg
+from memdesc.mm.references.zerocopy import send_zerocopy
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.files import extent_of
 from memdesc.scenarios.model_verbs.memory import pages_of, prot_of

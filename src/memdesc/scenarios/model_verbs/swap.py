@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm.shrink_lruvec import shrink_all
-from memdesc.mm.swap_slots import SWAP_PAGES
-from memdesc.mm.swapfile import swapoff, swapon
+from memdesc.mm.reclaim.shrink_lruvec import shrink_all
+from memdesc.mm.reclaim.swap_slots import SWAP_PAGES
+from memdesc.mm.reclaim.swapfile import swapoff, swapon
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value
 

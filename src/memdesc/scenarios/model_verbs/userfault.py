@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm import userfault_move, userfault_ops, userfaultfd
 from memdesc.mm.process import Errno, Process
-from memdesc.mm.userfault_wp import writeprotect
-from memdesc.mm.userfaultfd import UserfaultfdCtx
+from memdesc.mm.userfault import userfault_move, userfault_ops, userfaultfd
+from memdesc.mm.userfault.userfault_wp import writeprotect
+from memdesc.mm.userfault.userfaultfd import UserfaultfdCtx
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
 from memdesc.scenarios.outcome import Value

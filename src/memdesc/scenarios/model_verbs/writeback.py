@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memdesc.mm import writeback
+from memdesc.mm.files import writeback
+from memdesc.mm.files.super import fill, freeze, remount, thaw
 from memdesc.mm.process import Process
-from memdesc.mm.super import fill, freeze, remount, thaw
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.files import extent_of, file_of
 from memdesc.scenarios.model_verbs.memory import pages_of

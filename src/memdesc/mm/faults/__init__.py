@@ -1,0 +1,1 @@
+"""Faults, copy-on-write, fork, unmapping, and the kernel's own access."""

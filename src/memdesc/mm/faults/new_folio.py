@@ -1,0 +1,57 @@
+"""New anonymous folios: where they come from, and what the area they are mapped into gives them.
+
+`mm/rmap.c:folio_add_new_anon_rmap`, `mm/swap.c:folio_add_lru_vma, folio_add_lru @6.12`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.frames import ANON_NEW, C_LRU_GEN, LRU_GEN_REFERENCED
+from memdesc.types import MemoryType
+
+if TYPE_CHECKING:
+    from memdesc.mm.kernel import Kernel
+
+__all__ = ["is_plain", "marked_by_area", "new_anon_folio"]
+
+
+def new_anon_folio(kernel: Kernel, vma: Vma, vpn: int, order: int = 0) -> int:
+    """An exclusive folio for the aligned range that begins at a page, not mapped yet.
+
+    Raises OutOfMemory.
+    """
+    assert vma.anon_vma is not None
+    return kernel.alloc_folio(
+        MemoryType.ANON,
+        order,
+        flags=ANON_NEW & ~int(KPF.SWAPBACKED) if vma.flags & VM.DROPPABLE else ANON_NEW,
+        mapping=vma.anon_vma.number,
+        index=vma.index_of(vpn),
+    )
+
+
+def is_plain(kernel: Kernel, vma: Vma) -> bool:
+    """Whether new folios of an area get nothing special."""
+    return not (
+        vma.flags & (VM.LOCKED | VM.DROPPABLE) or kernel.f.cell[C_LRU_GEN] == LRU_GEN_REFERENCED
+    )
+
+
+def marked_by_area(kernel: Kernel, vma: Vma, pfn: int) -> None:
+    """Mark a new folio that waits in the batch of new pages."""
+    if is_plain(kernel, vma):
+        return
+    if vma.flags & VM.DROPPABLE:
+        kernel.relist(pfn, clear_flags=int(KPF.SWAPBACKED))
+        kernel.say("folio_add_new_anon_rmap: droppable, so nobody needs to save it")
+    if kernel.f.cell[C_LRU_GEN] == LRU_GEN_REFERENCED and not vma.flags & (
+        VM.SEQ_READ | VM.RAND_READ
+    ):
+        kernel.set_flags(pfn, int(KPF.REFERENCED))
+    if vma.flags & VM.LOCKED:
+        from memdesc.mm.areas.mlock import mlock_new_folio
+
+        mlock_new_folio(kernel, vma, pfn)

@@ -1,0 +1,1 @@
+"""Huge pages and other large folios, of anonymous memory and of files."""

@@ -1,0 +1,1 @@
+"""Huge pages of a pool."""

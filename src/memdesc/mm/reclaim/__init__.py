@@ -1,0 +1,1 @@
+"""Swap, and what takes pages away."""

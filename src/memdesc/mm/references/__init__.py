@@ -1,0 +1,1 @@
+"""References to pages that processes and devices take."""

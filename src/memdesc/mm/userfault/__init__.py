@@ -1,0 +1,1 @@
+"""userfaultfd: faults that a process answers."""
