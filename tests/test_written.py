@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from memdesc.errors import FormatError
@@ -34,3 +36,18 @@ def test_what_is_not_json_is_named(tmp_path):
     write_text(tmp_path / "run.json", "{")
     with pytest.raises(FormatError, match=r"run\.json is not JSON"):
         read_json(tmp_path / "run.json")
+
+
+def test_a_link_or_a_device_is_never_replaced(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDWR)) as reader:
+        write_text(pipe, "told\n")
+        assert reader.readline() == "told\n"
+    assert pipe.is_fifo()

@@ -52,10 +52,17 @@ def renew_page(words: Sequence[str] | None, program: str, make: Callable[[], str
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the file and rename, so that it is never half of one. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
+    """Write beside the file and rename, so that it is never half of one. Raises OSError.
+
+    What a symbolic link names is replaced, and not the link; devices and pipes are written to.
+    """
+    real = path.resolve()
+    if real.exists() and not real.is_file():
+        path.write_text(text)
+        return
+    partial = real.with_name(real.name + ".partial")
     partial.write_text(text)
-    partial.replace(path)
+    partial.replace(real)
 
 
 def read_json(path: Path) -> Any:
