@@ -9,7 +9,7 @@ import pytest
 from memdesc.scenarios.expectation import Subject
 from memdesc.scenarios.grammar import PROGRAM, grammar
 from memdesc.scenarios.knobs import KNOBS
-from memdesc.scenarios.language import Kind, Verb
+from memdesc.scenarios.language import Kind, Parameter, Verb
 from memdesc.scenarios.reader import read_file, read_text
 from memdesc.scenarios.rows import parse_row
 from memdesc.scenarios.steps import TOPICS, VERBS
@@ -71,8 +71,18 @@ EXAMPLE = {
     Kind.FILE_RANGE: "f[1:3]",
     Kind.PATH: "ext4:name",
     Kind.NEW_PIN: "more",
-    Kind.PIN: "held",
+    Kind.NEW_FRAMES: "old",
+    Kind.NEW_SEGMENT: "late",
+    Kind.SEGMENT: "s",
 }
+
+
+def example(verb: Verb, one: Parameter) -> str:
+    if one.kind is Kind.PIN:
+        return f"held_by_{one.of or 'pin'}"
+    if verb.name == "knob" and one.kind is Kind.TEXT:
+        return "always"  # what the first of all settings takes
+    return EXAMPLE.get(one.kind) or one.choices[0]
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
@@ -80,22 +90,29 @@ def test_every_row_can_be_written_and_read(verb: Verb) -> None:
     """With each option alone, and with none: its arguments are all there."""
     words = ["p:"] if verb.by_process else []
     words.append(verb.name)
-    words += [EXAMPLE.get(one.kind) or one.choices[0] for one in verb.parameters]
+    words += [example(verb, one) for one in verb.parameters]
     lines = [" ".join(words)]
     for option in verb.options:
-        values = [EXAMPLE.get(one.kind) or one.choices[0] for one in option.values]
+        values = [example(verb, one) for one in option.values]
         needed = [one for one in verb.options if one.name == option.needs]
-        others = [word for one in needed for word in (one.name, "there")]
+        others = [
+            word
+            for one in needed
+            for word in (one.name, *(example(verb, two) for two in one.values))
+        ]
         lines += [" ".join([*words, *others, word, *values]) for word in option.words]
     names = {one.name for one in verb.parameters}
     names |= {option.name for option in verb.options if not option.values}
     names |= {one.name for option in verb.options for one in option.values}
+    pins = [one.of or "pin" for one in verb.parameters if one.kind is Kind.PIN]
+    held = "".join(f"p: {by} held_by_{by} buf\n" for by in pins)
+    end = {"dma": "p: release more", "dma_from": "p: dma_taken more"}.get(verb.name, "")
     for line in lines:
         (scenario,) = read_text(
-            "```scenario\nprocess p\nprocess q\np: map buf 4\nq: map buf 4\np: memfd f 4\n"
-            f"p: pin held buf\n{line}\n```",
+            "```scenario\nprocess p\nprocess q\np: map buf 4\nq: map buf 4\np: memfd f 4\nshm s 4\n"
+            f"{held}{line}\n{end}\n```",
             PAGE,
         )
-        step = scenario.plans["6.12"].steps[-1]
+        step = scenario.plans["6.12"].steps[6 + len(pins)]
         assert set(step.args) >= names, line
         assert step.verb == (verb.alias[0] if verb.alias else verb.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import zlib
@@ -137,6 +138,7 @@ def step(
         "pages": {"p": {"buf": rows}},
         "vmas": {"p": {"vmas": areas}},
         "counters": {},
+        "frames": {},
     }
 
 
@@ -179,6 +181,31 @@ def test_a_run_that_was_refused_is_skipped() -> None:
     assert caught.value.line == 4
 
 
+def test_what_rows_ask_for_is_sent() -> None:
+    def asked(*rows: str) -> tuple[bool, bool, bool]:
+        lines = ("process p", "p: map buf 1", "p: write buf A", "p: remember f buf", "expect")
+        request = request_of(plan(*lines, *(f"    {row}" for row in rows)))
+        return request["accessed"], request["contents"], request["frame_contents"]
+
+    assert asked("p buf page A") == (False, False, False)
+    assert asked("p buf flags +LRU -ACTIVE") == (True, False, False)
+    assert asked("p smaps buf Referenced=4") == (True, False, False)
+    assert asked("p buf content A") == (False, True, False)
+    assert asked("f[0] content A") == (False, True, True)
+
+
+def test_a_kernel_without_soft_dirty_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: HereRunner, request: dict[str, Any]) -> dict[str, Any]:
+        return {"steps": [], "refused": "played"}
+
+    monkeypatch.setattr(HereRunner, "play", never)
+    made = plan("process p", "p: map buf 1", "expect", "    p buf softdirty 1")
+    for tracks, message in ((False, "does not track soft-dirty"), (True, "played")):
+        monkeypatch.setattr(kernel_run, "tracks_soft_dirty", lambda tracks=tracks: tracks)
+        with pytest.raises(SkippedError, match=message):
+            HereRunner().start(made, R612)
+
+
 # --- this machine --------------------------------------------------------------------------------
 
 
@@ -192,6 +219,23 @@ def test_this_machine_shares_and_copies_as_a_scenario_says() -> None:
     run = run_here(SHARING)
     assert run.holds, run.problems
     assert run.release == KernelRelease.parse(os.uname().release)
+
+
+@pytest.mark.live
+def test_a_new_area_is_soft_dirty_where_the_kernel_is_built_so() -> None:
+    config = Path("/proc/config.gz")
+    if not config.exists():
+        pytest.skip("this kernel does not show how it was built")
+    built = b"CONFIG_MEM_SOFT_DIRTY=y\n" in gzip.decompress(config.read_bytes())
+    assert kernel_run.tracks_soft_dirty() is built
+
+
+@pytest.mark.live
+@needs_root
+def test_looking_does_not_set_the_flags_that_rows_ask_for() -> None:
+    steps = ("process p", "p: map buf 1", "p: write buf A", "process q", "process r", "expect")
+    run = run_here(scenario(*steps, "    p buf flags +LRU -REFERENCED -ACTIVE"))
+    assert run.holds, run.problems
 
 
 @pytest.mark.live

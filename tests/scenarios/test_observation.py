@@ -163,3 +163,12 @@ def test_areas_are_named_by_where_they_lie() -> None:
 def test_a_process_that_ended_is_not_there() -> None:
     placed = {"p": {"buf": Placement(0x1000, 1)}, "q": {"buf": Placement(0x1000, 1)}}
     assert list(observe(seen([RawPage(0)]), placed, R72, tags={}).pages) == ["p"]
+
+
+def test_accessed_bits_only_where_they_are_asked_for() -> None:
+    placed = {"p": {"buf": Placement(0x1000, 1)}}
+    found = seen([RawPage(0)])
+    (area,) = observe(found, placed, R72, tags={}).areas["p"]
+    assert "Referenced" not in area.sizes
+    (area,) = observe(found, placed, R72, tags={}, referenced=True).areas["p"]
+    assert area.sizes["Referenced"] == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,8 @@ def test_rows() -> None:
     assert found.counters == ("ksm.pages_shared",)
     assert found.soft_dirty
     assert not plan("process p\np: map buf 1\nexpect\n  p buf page .").soft_dirty
+    assert not found.referenced
+    assert plan("process p\np: map buf 1\nexpect\n  p smaps buf Referenced=0").referenced
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,6 @@ def test_rows() -> None:
         ("proces p", "4: unknown verb: 'proces'", "did you mean process?"),
         ("p: map buf 4", "4: there is no process 'p'", "make one first: `process p`"),
         ("process p\np: map buf", "5: map lacks its PAGES", "write it as: p: map NAME PAGES"),
-        ("process p\np: map buf x", "5: not a number: 'x'", ""),
         ("process p\np: map buf 4 privat", "5: map does not take 'privat'", "private?"),
         ("process p\np: map buf 4\np: write bux A", "6: p has no mapping 'bux'", "buf?"),
         ("process p\np: map buf 4\np: write buf", "6: write lacks its CONTENT", "p: write RANGE"),
@@ -168,12 +170,134 @@ def test_rows() -> None:
         ("process p\np: process q", "5: process is done by no process", "process NAME"),
         ("exit", "4: exit is done by a process", "p: exit"),
         ("knob tph always", "4: knob: NAME cannot be 'tph'", "did you mean thp?"),
+        ("knob thp allways", "4: knob thp cannot be 'allways'", "did you mean always?"),
+        ("knob hugepages -1", "4: knob hugepages cannot be '-1'", "it takes a number"),
         ("process p\np: advise p hugpage", "5: p has no mapping 'p'", "makes one"),
         ("process p\np: pread f[0]", "5: p has no open file 'f'", "p: memfd f 4"),
         ("process p\np: open f ext3:a", "5: not a path: 'ext3:a'", "ext4:NAME"),
-        ("process p\np: release v", "5: no references are called 'v'", "pin NAME RANGE"),
+        ("process p\np: release v", "5: p holds no references 'v'", "pin NAME RANGE"),
+        (
+            "process p\np: map b 1\np: splice v b\np: splice v b",
+            "7: p holds references v already",
+            "another name",
+        ),
+        (
+            "process p\np: map b 1\np: splice v b\np: pin_read v",
+            "7: v was taken by `splice`, not by `pin`",
+            "pin NAME RANGE",
+        ),
+        (
+            "process p\np: map b 1\np: pin v b\np: fork q\nq: pin_read v",
+            "8: q holds no references 'v'",
+            "pin NAME RANGE",
+        ),
+        ("process p\np:map buf 4", "5: unknown verb: 'p:map'", "a space behind `p:`"),
+        ("process p\np map buf 4", "5: unknown verb: 'p'", "`p: map buf 4`"),
+        ("process p\np: map b x", "5: not a number: 'x'", "4 or 0x10"),
+        ("process p\np: map b 0", "5: a mapping needs at least one page", "p: map NAME PAGES"),
+        ("process p\np: map b 4 rw r", "5: map is given both rw and r", "leave one"),
+        ("process p\np: map b 4 private shared", "5: map is given both private and shared", ""),
+        ("process p\np: map b 4 locked locked", "5: map is given locked twice", "leave one"),
+        ("process p\np: map b 4 fixed", "5: map with fixed lacks `at`", "write `at AT` as well"),
+        ("process p\np: exit -> efault", "5: not an error or signal", "did you mean EFAULT?"),
+        ("process p\np: exit -> EFAULTT", "5: not an error or signal", "did you mean EFAULT?"),
+        ("process p\np: map b 4\np: read b -> eio", "6: not an error or", "did you mean EIO?"),
+        ("process p\np: exit -> any A", "5: nothing can stand behind any", "`-> any` alone"),
+        ("process p\np: exit -> SIGKILL NOW", "5: not a code of SIGKILL", "`-> SIGKILL` alone"),
+        (
+            "process p\np: map b 4\np: read b -> A A A",
+            "6: read is about 4 pages, behind -> stand 3",
+            "A*4",
+        ),
+        (
+            "process p\np: map b 4\np: peek p b -> A*5",
+            "6: peek is about 4 pages, behind -> stand 5",
+            "one for each page",
+        ),
+        (
+            "process p\np: map b 2\np: pin v b\np: pin_read v -> A*3",
+            "7: pin_read is about 2 pages, behind -> stand 3",
+            "one for each page",
+        ),
+        (
+            "process p\np: memfd f 4\np: close f\np: pread f",
+            "7: p has closed f",
+            "closed in a line above",
+        ),
+        ("process p\np: map b 262145", "5: map: PAGES is too large", "it may be 262144"),
+        ("process p\np: map b 16777217 -> ENOMEM", "5: map: PAGES is too large", "16777216"),
+        ("process p\np: memfd f 65537", "5: memfd: PAGES is too large", "65536"),
+        ("process p\np: memfd f\np: truncate f 65537", "6: truncate: PAGES is too large", ""),
+        ("process p\np: memfd f\np: fallocate f[0:65537]", "6: f[65537] is farther than", "65536"),
+        ("process p\np: map b 4\np: write b[0:262145]! A", "6: b[262145] is farther than", ""),
+        (
+            "process p\np: map b 4\np: remap b[0:2] pages 262145 to c",
+            "6: remap: NEW_PAGES is too large",
+            "262144",
+        ),
+        ("process p\np: map b 4\np: splice s b times 4097", "6: splice: TIMES is too large", ""),
+        (
+            "process p\np: map b 17\np: splice s b times 4096",
+            "6: 69632 references are more than",
+            "65536",
+        ),
+        ("process p\np: map_device d 4097 packets", "5: map_device: PAGES is too large", ""),
+        ("ksm scan 101", "4: ksm: VALUE is too large: 101", "it may be 100"),
+        ("khugepaged 101", "4: khugepaged: PASSES is too large: 101", "it may be 100"),
+        (
+            "process p\np: map b 1\np: dma d b A\np: exit",
+            "6: the device of `dma d` never goes on",
+            "`p: release d`",
+        ),
+        (
+            "process p\np: map b 1\np: dma_from d b",
+            "6: the device of `dma_from d` never goes on",
+            "`p: dma_taken d`",
+        ),
+        (
+            "process p\np: map b 1\np: dma d b A\nprocess q\np: hand d q\nq: read b -> ENOMEM",
+            "9: q has no mapping 'b'",
+            "",
+        ),
+        (
+            "process p\nprocess q\np: map b 1\np: dma d b A\np: hand d q",
+            "7: the device of `dma d` never goes on",
+            "`q: release d`",
+        ),
+        ("# version 5.10\nprocess p", "4: no kernel that scenarios know is meant: '5.10'", "6.19"),
+        ("# version > 7.2\nprocess p", "4: no kernel that scenarios know is meant", "7.0 to 7.2"),
+        ("# version 6.1 6.21\nprocess p", "4: no kernel that scenarios know is meant", "6.19"),
+        ("# Version 6.x\nprocess p", "4: not a condition on kernels: '6.x'", ">= 6.12"),
+        ("process p\n# version 6.18\np: mapp b 4", "6: unknown verb: 'mapp'", "mean map?"),
+        ("process p\nEXPECT\n  p vmas b rw", "5: expect stands alone", "write `expect`"),
+        ("process p\nexpect:\n  p vmas b rw", "5: expect stands alone", "write `expect`"),
+        (
+            "process p\np: map b 1\nexpect\np b page .",
+            "7: a row of expect that is not indented: 'p b page .'",
+            "spaces before it",
+        ),
+        (
+            "process p\np: map b 1\nexpect\n  p b page .\ncount ksm.full_scans 1",
+            "8: a row of expect that is not indented",
+            "spaces before it",
+        ),
+        (
+            "process p\nexpect\n  count kms.full_scans 1",
+            "6: no counters are called 'kms'",
+            "did you mean ksm?",
+        ),
+        ("process p\np: map b 1\nexpect\n  p b flags ++LRU", "7: not a page flag: '+LRU'", "LRU?"),
+        ("process p\np: map b 1\nexpect\n  p b flags +none", "7: not a page flag: 'none'", ""),
+        (
+            "process p\np: map b 1\nexpect\n  p b flags +LRU -LRU",
+            "7: LRU is wanted and not wanted",
+            "either +LRU or -LRU",
+        ),
+        ("process p\np: map b 1\nexpect\n  p b softdirty 2", "7: softdirty is 1 or 0", "written"),
+        ("process p\np: map b 1\nexpect\n  p b[1] page .", "7: b has 1 pages, the row", "b[0:1]"),
+        ("process p\np: map b 1\nexpect\n  p smaps b", "7: smaps lacks its mapping", "Rss=8"),
         ("# version 6.x\nprocess p", "4: not a condition on kernels: '6.x'", ">= 6.12"),
-        ("expect\n  p buf page A", "5: expect needs a step before it", ""),
+        ("expect\n  p buf page A", "5: expect needs a step before it", "after that step"),
         ("process p\nexpect now", "5: expect stands alone in its line", "indented"),
         ("process p\nexpect\n  q buf page A", "6: there is no process 'q'", "there is: p"),
         (
@@ -190,7 +314,7 @@ def test_rows() -> None:
         ("process p\np: map buf 1\nexpect\n  p buf flags LUR", "7: not a page flag: 'LUR'", "LRU?"),
         ("process p\np: map buf 1\nexpect\n  p smaps buf Rs=1", "7: not a field of smaps", "Rss?"),
         ("process p\np: map buf 1\nexpect\n  p vmas buf rq", "7: not permissions: 'rq'", "rwx"),
-        ("", "3: this block has no steps", ""),
+        ("", "3: this block has no steps", "`process p`"),
     ],
 )
 def test_errors_say_where_and_what_was_expected(steps: str, message: str, hint: str) -> None:
@@ -206,9 +330,60 @@ def test_files_that_hold_no_scenario(tmp_path: Path) -> None:
         read_text("\n```scenario\nprocess p\n", PATH)
     with pytest.raises(NotReadableError, match="cannot read"):
         read_file(tmp_path / "absent.md")
-    (tmp_path / "bytes.md").write_bytes(b"```scenario\n\xff\xfe\n```\n")
-    with pytest.raises(ScenarioError, match="not UTF-8"):
-        read_file(tmp_path / "bytes.md")
+
+
+def test_a_heading_is_named_as_markdown_names_it() -> None:
+    for heading in ("# One #two", "## One #two ##", "   ###### One #two   #   ", "#\tOne #two"):
+        (found,) = read_text(f"{heading}\n```scenario\nprocess p\n```\n", PATH)
+        assert found.title == "One #two"
+    for heading in ("#One", "####### One", "# #", "#"):
+        (found,) = read_text(f"{heading}\n```scenario\nprocess p\n```\n", PATH)
+        assert found.title == "file"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# a" + " " * 30_000 + "b",
+        "~" * 30_000 + "`",
+        "```" + " " * 30_000 + "`",
+        "``` " + "x " * 30_000 + "`",
+    ],
+    ids=["heading", "fence", "spaces", "words"],
+)
+def test_the_time_to_read_a_line_grows_with_its_length(line: str) -> None:
+    begin = time.process_time()
+    read_text(f"{line}\n```scenario\nprocess p\n```\n", PATH)
+    assert time.process_time() - begin < 0.5
+
+
+def test_steps_share_what_they_watch_while_nothing_changes() -> None:
+    found = plan("process p\nprocess q\np: map a 1\np: read a\nq: map b 1\nq: read b")
+    watch = [step.watch for step in found.steps]
+    assert watch[3] is watch[2]
+    assert watch[5] is watch[4]
+    assert watch[4]["p"] is watch[2]["p"]
+    assert (set(watch[1]["p"]), set(watch[2]["p"]), set(watch[4]["q"])) == (set(), {"a"}, {"b"})
+
+
+def test_what_a_kernel_refuses_may_be_large() -> None:
+    assert plan("process p\np: map b 4194304 -> ENOMEM").steps[1].args["pages"] == 1 << 22
+
+
+def test_a_file_is_opened_again_under_a_name_that_was_closed() -> None:
+    found = plan("process p\np: memfd f 4\np: close f\np: memfd f 2\np: pread f -> 0 0")
+    assert found.steps[4].args["file"]["file"] == "f"
+
+
+def test_what_a_device_reads_or_writes_comes_to_an_end() -> None:
+    begun = "process p\nprocess q\np: map b 1\np: dma d b A\np: dma_from e b\n"
+    assert len(plan(begun + "p: hand d q\nq: release d\np: dma_taken e -> 0").steps) == 8
+    assert len(plan("process p\np: map b 1\np: dma d b A -> EFAULT").steps) == 3
+
+
+def test_conditions_are_understood_in_any_case() -> None:
+    steps = "process p\n# VERSION 6.1\np: map b 1\n#Version all\np: map c 1"
+    assert [len(plan(steps, series).steps) for series in ("6.1", "6.12")] == [3, 2]
 
 
 PIECES = """

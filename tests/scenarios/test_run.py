@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from fake_runner import FakeRunner
 
+from memdesc.errors import MemdescError, QuestionError, VmError
 from memdesc.scenarios.compare import first_difference
+from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.reader import read_text
-from memdesc.scenarios.record import record_text, write_beside
+from memdesc.scenarios.record import record_text
 from memdesc.scenarios.run import Run, run_scenario
 from memdesc.scenarios.scenario import Scenario, ScenarioError
+from memdesc.scenarios.skipped import SkippedError
+from memdesc.scenarios.steps import Step
 
 PATH = Path("topic/file.md")
 FORKED = "process p\np: map buf 4\np: write buf[0:2] A\np: fork c\nc: write buf[0] B"
@@ -126,6 +131,32 @@ def test_how_a_step_ends_is_checked_and_ends_the_run() -> None:
         "6: `p: write buf A -> SIGSEGV MAPERR`: expected SIGSEGV MAPERR, found SIGSEGV ACCERR"
     ]
     assert messages("process p\np: map buf 2 r\np: write buf A -> any\np: exit") == []
+
+
+def test_a_step_that_cannot_be_done_is_named_by_its_line() -> None:
+    runner = FakeRunner()
+
+    def refuse(step: Step) -> Outcome:
+        raise QuestionError("the disk is frozen", hint="thaw it")
+
+    runner.do = refuse  # type: ignore[method-assign]
+    with pytest.raises(ScenarioError, match=r"^topic/file\.md:4: the disk is frozen$") as found:
+        run_scenario(runner, scenario("process p"))
+    assert (found.value.line, found.value.hint) == (4, "thaw it")
+    assert not runner.running
+
+
+@pytest.mark.parametrize("error", [SkippedError("no root", line=4), VmError("the guest ended")])
+def test_what_is_wrong_with_the_place_is_not_said_of_the_line(error: MemdescError) -> None:
+    runner = FakeRunner()
+
+    def refuse(step: Step) -> Outcome:
+        raise error
+
+    runner.do = refuse  # type: ignore[method-assign]
+    with pytest.raises(type(error)) as found:
+        run_scenario(runner, scenario("process p"))
+    assert found.value is error
 
 
 def test_a_runner_is_ended_also_when_it_breaks() -> None:
@@ -279,6 +310,62 @@ def test_kernels_that_differ_get_lines_of_their_own() -> None:
     assert record_text(written, PATH, ["6.1", "6.12", "7.2"], on_two) == written
 
 
+def test_every_line_keeps_its_end() -> None:
+    text = WAITING.replace("\n", "\r\n")
+    assert record_text(text, PATH, ["6.12"], on_fake) == RECORDED.replace("\n", "\r\n")
+    mixed = "\ufeff# Title\n" + text
+    assert record_text(mixed, PATH, ["6.12"], on_fake) == "\ufeff# Title\n" + RECORDED.replace(
+        "\n", "\r\n"
+    )
+
+
+def test_lines_for_kernels_that_differ_end_as_the_line_did() -> None:
+    text = (
+        "```scenario\r\nprocess p\r\np: map buf 1\r\np: write buf A\r\nexpect\r\n"
+        "  p buf mapcount ...\r\n```\n"
+    )
+
+    def on_two(found: Scenario, series: str) -> Run:
+        flaw = "p: write buf A" if series == "6.1" else ""
+        return run_scenario(FakeRunner(series, flaw=flaw), found, series)
+
+    written = record_text(text, PATH, ["6.1", "6.12"], on_two)
+    assert written.split("\n")[5:8] == [
+        "# version 6.1\r",
+        "  p buf mapcount 2\r",
+        "# version 6.12\r",
+    ]
+    assert written.count("\n") == written.count("\r\n") + 1
+
+
+def test_a_counter_that_is_not_there_is_not_recorded_as_nothing() -> None:
+    text = "```scenario\nprocess p\nexpect\n  count ksm.pages_share ...\n```\n"
+    with pytest.raises(
+        ScenarioError, match=r"md:4: there is no counter ksm\.pages_share on"
+    ) as found:
+        record_text(text, PATH, ["6.12"], on_fake)
+    assert found.value.hint == "did you mean ksm.pages_shared?"
+    far = text.replace("pages_share", "zzz")
+    with pytest.raises(ScenarioError, match=r"there is no counter ksm\.zzz") as found:
+        record_text(far, PATH, ["6.12"], on_fake)
+    assert "# version" in found.value.hint
+
+
+def test_kernels_that_have_no_steps_are_not_asked() -> None:
+    text = "```scenario\n# version 7.2\nprocess p\np: map buf 1\np: read buf\n```\n"
+    written = record_text(text, PATH, ["6.12", "7.2"], on_fake)
+    assert "p: read buf -> 0\n" in written
+
+
+def test_comments_are_found_in_time() -> None:
+    spaces = " " * 30_000
+    text = f"```scenario\nprocess p\np: map buf 1{spaces}x -> ...  # why\n```\n"
+    text = text.replace("x -> ...", "rw")
+    begin = time.process_time()
+    assert record_text(text, PATH, ["6.12"], on_fake) == text
+    assert time.process_time() - begin < 1
+
+
 def test_recording_gives_up_where_runs_never_come_further() -> None:
     calls = []
 
@@ -289,13 +376,3 @@ def test_recording_gives_up_where_runs_never_come_further() -> None:
 
     with pytest.raises(ScenarioError, match="does not make the next run come further"):
         record_text("```scenario\nprocess p\np: map buf 4\n```", PATH, ["6.12"], on_moody)
-
-
-def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
-    path = tmp_path / "a.md"
-    path.write_text("old")
-    path.chmod(0o640)
-    write_beside(path, "new\n")
-    assert path.read_text() == "new\n"
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert list(tmp_path.iterdir()) == [path]

@@ -64,7 +64,9 @@ def test_all_of_them_were_compared_with_every_kernel():
     """What is recorded is of these very lines, and holds: there is no exception."""
     recorded = Results.read(FOLDER / "results.json")
     holds = {
-        (e.file, e.title, e.series, e.digest) for e in recorded.entries if e.verdict == "holds"
+        (e.file, e.title, e.series, e.digest)
+        for e in recorded.entries
+        if e.verdict == ("holds" if e.steps else "empty")
     }
     missing = [
         f"{file_of(scenario)} on {series}"

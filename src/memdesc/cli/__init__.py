@@ -106,7 +106,8 @@ def help_text() -> str:
 def _answer(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help", "help"):
         if len(words) > 1 and words[1] in COMMANDS:
-            words = [words[1], "--help"]
+            # `help scenario run` is about the action.
+            words = [words[1], *(word for word in words[2:3] if word.isalpha()), "--help"]
         else:
             print(help_text(), end="")
             return 0

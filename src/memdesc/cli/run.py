@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from memdesc.cli import COMMANDS
 from memdesc.errors import MemdescError
@@ -28,6 +29,19 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise _Usage(message, hint=f"`{self.prog} --help` shows the options and examples")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # argparse lets the parser above complain of what an action does not know.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+            hint = f"`{self.prog} --help` shows the options and examples"
+            raise _Usage(
+                f"unrecognized arguments: {' '.join(unknown)}",
+                hint=f"did you mean {near[0]}? {hint}" if near else hint,
+            )
+        return found, unknown
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         # argparse's own passes over a disk that is full.
@@ -89,8 +103,6 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]]:
             f"`memdesc {words[0]}` is not part of this version",
             hint="this version has: " + ", ".join(COMMANDS),
         )
-    import difflib
-
     near = difflib.get_close_matches(words[0], COMMANDS, n=1)
     raise _Usage(
         f"unknown command: {words[0]!r}",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from memdesc.errors import NotReadableError, QuestionError
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from memdesc.scenarios.run import Run, StepRecord
     from memdesc.scenarios.scenario import Scenario
 
+STANDARD_INPUT: Final = Path("-")
+
 __all__ = [
+    "STANDARD_INPUT",
     "add_files",
     "files_of",
     "letters_of",
@@ -28,7 +32,7 @@ __all__ = [
 
 def add_files(parser: argparse.ArgumentParser, *, default: Path | None = None) -> None:
     """Add FILE..., which may be folders; with a `default`, none need be named."""
-    text = "a Markdown file with ```scenario blocks, or a folder of them"
+    text = "a Markdown file with ```scenario blocks, a folder of them, or - for standard input"
     parser.add_argument(
         "files",
         nargs="*" if default else "+",
@@ -43,7 +47,9 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     """Files, and the scenario files below folders, in the order of their names."""
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if path == STANDARD_INPUT:
+            found.append(path)
+        elif path.is_dir():
             below = [file for file in sorted(path.rglob("*.md")) if "```scenario" in _text(file)]
             if not below:
                 raise QuestionError(
@@ -54,7 +60,8 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
         elif not path.exists():
             raise NotReadableError(
                 f"there is no file {path}",
-                hint="memdesc's own scenarios are in the folder scenarios of its repository",
+                hint="memdesc's own scenarios are in the folder scenarios of its repository: "
+                "run it in the checkout, or give the folder",
                 path=path,
             )
         else:
@@ -64,9 +71,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 
 def scenarios_of(paths: Sequence[Path]) -> Iterator[Scenario]:
     """Every scenario of the files, read before the first runs. Raises ScenarioError."""
-    from memdesc.scenarios.reader import read_file
-
-    yield from [scenario for path in files_of(paths) for scenario in read_file(path)]
+    yield from [scenario for path in files_of(paths) for scenario in _read(path)]
 
 
 def picture(observation: Observation) -> list[str]:
@@ -141,6 +146,16 @@ def record_json(record: StepRecord, run: Run) -> dict[str, Any]:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _read(path: Path) -> tuple[Scenario, ...]:
+    from memdesc.scenarios.reader import read_file, read_text
+    from memdesc.scenarios.source import MOST_BYTES, text_of
+
+    if path != STANDARD_INPUT:
+        return read_file(path)
+    name = Path("<standard input>")
+    return read_text(text_of(sys.stdin.buffer.read(MOST_BYTES + 1), name), name)
 
 
 def _text(path: Path) -> str:

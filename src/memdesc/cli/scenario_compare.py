@@ -42,7 +42,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="6.1, 6.12, 7.2 or here; may be given more than once (default: the first three)",
     )
     parser.add_argument(
-        "--save", type=Path, metavar="RESULTS", help="add to a file that `table` shows"
+        "--save",
+        type=Path,
+        metavar="RESULTS",
+        help="add to a file that `table` shows, after each kernel and when interrupted",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
 
@@ -53,12 +56,21 @@ def run(options: argparse.Namespace) -> int:
     from memdesc.scenarios.where import open_runner
 
     pairs = [_pair(text) for text in dict.fromkeys(options.on or SERIES)]
+    if options.save:
+        Results.check_writable(options.save)
     old = Results.read(options.save) if options.save and options.save.exists() else Results()
     scenarios = list(scenarios_of(options.files))
     found: list[ScenarioResult] = []
     shown: list[dict[str, Any]] = []
+
+    def save() -> None:
+        if options.save and found:
+            old.merged(found, time.strftime("%Y-%m-%d")).write(options.save)
+
     for model, real in pairs:
         with ExitStack() as stack:
+            # Also when it is interrupted, or the guest breaks: what was compared is kept.
+            stack.callback(save)
             with steps() as tell:
                 tell(f"preparing {model} and {real}")
                 mine = stack.enter_context(open_runner(model))
@@ -73,8 +85,6 @@ def run(options: argparse.Namespace) -> int:
                 shown.append(_as_json(result, difference))
                 if not options.json:
                     _print(result, difference, runs, str(real))
-    if options.save:
-        old.merged(found, time.strftime("%Y-%m-%d")).write(options.save)
     if options.json:
         value = {"schema": "memdesc-scenario-compare/1", "rows": shown}
         print_json(envelope(value, source=", ".join(str(real) for _, real in pairs)))
@@ -91,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _pair(text: str) -> tuple[Any, Any]:
     """The model and the real kernel that are compared."""
+    from memdesc.scenarios.reader import SERIES
     from memdesc.scenarios.where import model_of_here, parse_where
 
     if text == "here":
@@ -98,6 +109,11 @@ def _pair(text: str) -> tuple[Any, Any]:
     if ":" in text:
         raise QuestionError(
             f"compare takes a kernel, not a place: {text[:40]!r}", hint="give 6.12, or here"
+        )
+    if text not in SERIES:
+        raise QuestionError(
+            f"not a kernel that scenarios run on: {text[:40]!r}",
+            hint=f"give {', '.join(SERIES)} or here",
         )
     return parse_where(f"model:{text}"), parse_where(f"vm:{text}")
 
@@ -111,12 +127,13 @@ def _compare(
     from memdesc.scenarios.compare import first_difference
     from memdesc.scenarios.results import ScenarioResult
     from memdesc.scenarios.run import run_scenario
+    from memdesc.scenarios.scenario import ScenarioError
     from memdesc.scenarios.skipped import SkippedError
 
     def result(verdict: str, why: str, runs: tuple[Run, ...] = ()) -> ScenarioResult:
         return ScenarioResult(
             topic=scenario.path.parent.name,
-            file=f"{scenario.path.parent.name}/{scenario.path.name}",
+            file="/".join(scenario.path.parts[-2:]),
             line=scenario.line,
             title=scenario.title,
             series=series,
@@ -133,7 +150,7 @@ def _compare(
         mine = run_scenario(runners[0], scenario, names[0])
     except SkippedError as error:
         return result("skipped", str(error)), None, ()
-    except VmError as error:
+    except (VmError, ScenarioError) as error:
         # The other scenarios still get their answer.
         return result("broken", str(error)), None, ()
     runs = (mine, real)
@@ -144,6 +161,8 @@ def _compare(
     if not real.holds:
         lines = ", ".join(str(problem.line) for problem in real.problems)
         return result("fails", f"lines {lines}", runs), None, runs
+    if not mine.plan.steps:
+        return result("empty", f"it has no steps on {series}", runs), None, runs
     return result("holds", "", runs), None, runs
 
 
@@ -153,7 +172,8 @@ def _print(
     runs: tuple[Run, ...],
     where: str,
 ) -> None:
-    word = result.verdict if result.verdict in ("holds", "skipped") else result.verdict.upper()
+    quiet = ("holds", "skipped", "empty")
+    word = result.verdict if result.verdict in quiet else result.verdict.upper()
     print(f"{word:<8} {result.file}:{result.line} {result.title} on {where}")
     if difference is not None:
         print(f"  {runs[0].scenario.path}:{difference.line}: after `{difference.step}`")

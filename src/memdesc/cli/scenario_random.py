@@ -18,7 +18,7 @@ EXAMPLES = """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("seed", type=int, metavar="SEED", help="any whole number")
+    parser.add_argument("seed", type=seed, metavar="SEED", help="any whole number")
     parser.add_argument(
         "--steps", type=steps, default=300, metavar="N", help="how many (default: 300)"
     )
@@ -31,8 +31,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number: {text[:40]!r}") from None
+
+
 def steps(text: str) -> int:
-    number = int(text)
+    number = seed(text)
     if not 1 <= number <= 100_000:
         raise argparse.ArgumentTypeError("1 to 100000 steps")
     return number

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memdesc.cli.common import envelope, print_json, steps
 from memdesc.cli.scenario_common import (
+    STANDARD_INPUT,
     add_files,
     files_of,
     letters_of,
@@ -20,6 +21,7 @@ from memdesc.cli.scenario_common import (
     scenarios_of,
 )
 from memdesc.errors import QuestionError
+from memdesc.scenarios.scenario import ScenarioError
 from memdesc.scenarios.skipped import SkippedError
 
 if TYPE_CHECKING:
@@ -27,16 +29,19 @@ if TYPE_CHECKING:
     from memdesc.scenarios.scenario import Scenario
     from memdesc.scenarios.where import Where
 
+    Played = Run | SkippedError | ScenarioError
+
 HELP = "do the steps on the model, in a guest, or on this machine"
 DESCRIPTION = (
     "Run every scenario of the files and check what they expect. With --step, print every page\n"
     "of every mapping after each step, and the rules that the model applied."
 )
 EXAMPLES = """
-  memdesc scenario run scenarios                        all of them, on the model of 6.12
+  memdesc scenario run scenarios                        all of them, on the model: 1 to 2 minutes
   memdesc scenario run FILE.md --on model:7.2 --step    watch each step
   memdesc scenario run FILE.md --on vm:6.1              a real kernel in a guest
   memdesc scenario run FILE.md --on here                this machine's kernel, as root
+  memdesc scenario random 7 | memdesc scenario run -    what another command writes
   memdesc scenario run FILE.md --record --on vm:6.1 --on vm:6.12 --on vm:7.2
                                                         write expectations from real kernels
 """
@@ -69,8 +74,10 @@ def run(options: argparse.Namespace) -> int:
     entries: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     letters: set[str] = set()
+    unable = False
     for scenario, place, found in _played(scenarios, places):
         counts[_verdict(found)] += 1
+        unable |= isinstance(found, SkippedError) and not isinstance(found, _NotMeantError)
         if options.json:
             entries.append(_entry(scenario, place, found))
         else:
@@ -86,16 +93,20 @@ def run(options: argparse.Namespace) -> int:
         print(said)
     if counts["FAILS"]:
         return 1
-    return 2 if counts["skipped"] else 0
+    return 0 if counts["holds"] and not unable else 2
 
 
 # --- helpers -----------------------------------------------------------------------------
 
 
+class _NotMeantError(SkippedError):
+    """All lines of a scenario are for other kernels: nothing failed, and nothing was shown."""
+
+
 def _played(
     scenarios: Sequence[Scenario], places: Iterable[Where]
-) -> Iterator[tuple[Scenario, str, Run | SkippedError]]:
-    """Each scenario at each place, as it is done."""
+) -> Iterator[tuple[Scenario, str, Played]]:
+    """Each scenario at each place, as it is done, or why it could not be."""
     from memdesc.scenarios.run import run_scenario
     from memdesc.scenarios.where import open_runner
 
@@ -108,19 +119,34 @@ def _played(
                 try:
                     with steps() as tell:
                         tell(f"{scenario.title} on {place}")
-                        found: Run | SkippedError = run_scenario(runner, scenario, str(place))
-                except SkippedError as error:
+                        done = run_scenario(runner, scenario, str(place))
+                        found: Played = _unless_settings(done) if place.kind == "here" else done
+                    if not done.plan.steps:
+                        found = _NotMeantError(f"it has no steps on {done.release}", line=None)
+                except (SkippedError, ScenarioError) as error:
                     found = error
                 yield scenario, str(place), found
 
 
-def _verdict(found: Run | SkippedError) -> str:
+def _unless_settings(found: Run) -> Run | SkippedError:
+    """A run here; skipped where this machine's settings alone make it fail."""
+    from memdesc.scenarios.here import explaining_knob
+
+    needed = explaining_knob(found)
+    if not needed:
+        return found
+    return SkippedError(f"needs {needed}, which is only set in guests", line=None)
+
+
+def _verdict(found: Played) -> str:
     if isinstance(found, SkippedError):
         return "skipped"
+    if isinstance(found, ScenarioError):
+        return "FAILS"
     return "holds" if found.holds else "FAILS"
 
 
-def _entry(scenario: Scenario, place: str, found: Run | SkippedError) -> dict[str, Any]:
+def _entry(scenario: Scenario, place: str, found: Played) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "file": str(scenario.path),
         "line": scenario.line,
@@ -129,6 +155,8 @@ def _entry(scenario: Scenario, place: str, found: Run | SkippedError) -> dict[st
     }
     if isinstance(found, SkippedError):
         return {**entry, "holds": None, "skipped": str(found), "steps": []}
+    if isinstance(found, ScenarioError):
+        return {**entry, "holds": False, "complete": False, "error": str(found), "steps": []}
     return {
         **entry,
         "holds": found.holds,
@@ -137,7 +165,7 @@ def _entry(scenario: Scenario, place: str, found: Run | SkippedError) -> dict[st
     }
 
 
-def _print(scenario: Scenario, place: str, found: Run | SkippedError, *, step: bool) -> set[str]:
+def _print(scenario: Scenario, place: str, found: Played, *, step: bool) -> set[str]:
     """Say how it went; the letters that were drawn."""
     head = f"{scenario.path}:{scenario.line} {scenario.title}"
     if isinstance(found, SkippedError):
@@ -146,6 +174,11 @@ def _print(scenario: Scenario, place: str, found: Run | SkippedError, *, step: b
             print(f"         {found.hint}")
         return set()
     print(f"{_verdict(found):<8} {head} on {place}")
+    if isinstance(found, ScenarioError):
+        print(f"  {found}")
+        if found.hint:
+            print(f"      {found.hint}")
+        return set()
     letters = _print_steps(found) if step else set()
     print_problems(found)
     return letters
@@ -170,13 +203,18 @@ def _print_steps(found: Run) -> set[str]:
 
 def _record(options: argparse.Namespace, places: list[str]) -> int:
     """Rewrite the files; code 0 also where they changed."""
-    from memdesc.scenarios.record import record_text, write_beside
+    from memdesc.scenarios.record import record_text
     from memdesc.scenarios.run import run_scenario
+    from memdesc.scenarios.source import file_to_write, read_source, write_source
     from memdesc.scenarios.where import open_runner, parse_where
 
     if options.json or options.step:
         raise QuestionError("--record writes files", hint="leave out --json and --step")
     files = files_of(options.files)
+    if STANDARD_INPUT in files:
+        raise QuestionError("--record writes into files, not into standard input")
+    for path in files:
+        file_to_write(path)  # Before anything runs.
     with ExitStack() as stack:
         runners: dict[str, tuple[str, Runner]] = {}
         for place in places:
@@ -188,8 +226,7 @@ def _record(options: argparse.Namespace, places: list[str]) -> int:
                 raise QuestionError(f"{place} and {runners[series][0]} are the same kernel")
             runners[series] = (place, runner)
         for path in files:
-            with path.open(encoding="utf-8", newline="") as file:
-                text = file.read()
+            text = read_source(path)
             with steps() as tell:
 
                 def run_on(scenario: Scenario, series: str) -> Run:
@@ -199,6 +236,6 @@ def _record(options: argparse.Namespace, places: list[str]) -> int:
 
                 written = record_text(text, path, tuple(runners), run_on)
             if written != text:
-                write_beside(path, written)
+                write_source(path, written)
             print(f"{'recorded' if written != text else 'as it was'}  {path}")
     return 0

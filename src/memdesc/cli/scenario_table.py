@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from memdesc.cli.common import console, envelope, print_json, table
+from memdesc.errors import NotReadableError
 
 HELP = "what was compared with real kernels, by mechanism and kernel"
 DESCRIPTION = (
@@ -19,15 +21,17 @@ EXAMPLES = """
   memdesc scenario compare scenarios --save scenarios/results.json     record it anew
 """
 
+_DEFAULT: Final = Path("scenarios/results.json")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results",
         nargs="?",
         type=Path,
-        default=Path("scenarios/results.json"),
+        default=_DEFAULT,
         metavar="RESULTS",
-        help="default: scenarios/results.json",
+        help=f"default: {_DEFAULT}",
     )
     parser.add_argument("--markdown", action="store_true", help="as the documentation has it")
     parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
@@ -37,6 +41,13 @@ def run(options: argparse.Namespace) -> int:
     from memdesc.scenarios.results import Results
     from memdesc.scenarios.table import markdown_table, missing, table_cells
 
+    if options.results == _DEFAULT and not _DEFAULT.exists():
+        raise NotReadableError(
+            f"there is no file {_DEFAULT}",
+            path=_DEFAULT,
+            hint="run it in the checkout, or give the file that `memdesc scenario compare "
+            "FILE... --save RESULTS` made",
+        )
     results = Results.read(options.results)
     if options.json:
         entries = [{**asdict(entry), "why": entry.why or None} for entry in results.entries]

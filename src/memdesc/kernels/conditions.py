@@ -18,6 +18,9 @@ from memdesc.kernels.release import KernelRelease
 
 __all__ = ["EVERYWHERE", "Condition"]
 
+_RELEASES: Final = (*((6, minor) for minor in range(1, 20)), (7, 0), (7, 1), (7, 2))
+"""From the oldest to the newest release whose rules are known (`processes.ProcessRules`)."""
+
 _SERIES = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 _COMPARED = re.compile(r"(>=|<=|<|>)\s*([0-9]{1,3}\.[0-9]{1,3})")
 _HINT: Final = "write it as `6.1`, `6.1 6.12`, `>= 6.12`, `< 7.2` or `all`"
@@ -62,6 +65,20 @@ class Condition:
                 return mine < other
             case _:
                 return mine in self.series
+
+    def example(self) -> KernelRelease:
+        """A release that is meant. Raises FormatError where there is none of known rules."""
+        unknown = [one for one in self.series if not self.sign and one not in _RELEASES]
+        meant = next(
+            (one for one in (KernelRelease(*numbers) for numbers in _RELEASES) if self.holds(one)),
+            None,
+        )
+        if meant is None or unknown:
+            raise FormatError(
+                f"no kernel that scenarios know is meant: {str(self)[:40]!r}",
+                hint="there is 6.1 to 6.19, and 7.0 to 7.2",
+            )
+        return meant
 
     def __str__(self) -> str:
         if not self.series:

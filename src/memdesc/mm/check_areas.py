@@ -69,9 +69,12 @@ def _check_tables(mm: Mm) -> None:
 def _check_merged(kernel: Kernel, mm: Mm) -> None:
     """Neighbours that nothing was ever written in and nobody can tell apart are one area.
 
-    Of areas with an anon_vma that is not so: they may become alike by a fault.
+    Of areas with an anon_vma that is not so: they may become alike by a fault; and areas that
+    somebody counts do not vanish.
     """
     for one, other in pairwise(mm.vmas):
+        if one.file is not None and one.file.has_close:
+            continue
         if one.anon_vma is None and other.anon_vma is None and not other.flags & VM_SPECIAL:
             new = Proposed.part_of(other, other.vpn_start, other.vpn_end)
             assert not may_merge(kernel, new, one), (

@@ -23,7 +23,7 @@ __all__ = [
     "ACCESSED", "DIRTY", "EXCLUSIVE_SWAP", "HUGE", "NONE_ENTRY", "PFN_MASK", "PFN_SHIFT",
     "PRESENT", "PROTNONE", "RW",
     "SOFT_DIRTY", "SOFT_DIRTY_SWAP", "SPECIAL", "UFFD_WP", "UFFD_WP_SWAP", "USER", "Marker",
-    "SwapType", "is_present", "move_offset", "not_present", "pfn_of", "present",
+    "SwapType", "is_present", "marker", "move_offset", "not_present", "pfn_of", "present",
     "swap_offset", "swap_type",
 ]  # fmt: skip
 
@@ -70,6 +70,13 @@ class Marker(IntEnum):
     UFFD_WP = 1
     POISONED = 2
     GUARD = 4
+    SWAPIN_ERROR = 8
+    """No marker, but a kind of entry of its own (SWP_SWAPIN_ERROR, until 6.1)."""
+
+
+def marker(which: Marker) -> int:
+    """make_pte_marker()."""
+    return not_present(SwapType.MARKER, which)
 
 
 def present(pfn: int, bits: int) -> int:

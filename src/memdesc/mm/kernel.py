@@ -17,16 +17,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from memdesc.errors import QuestionError
 from memdesc.kernels.kpageflags import KPF
-from memdesc.kernels.processes import process_rules
+from memdesc.kernels.processes import is_modelled, process_rules
 from memdesc.kernels.release import KernelRelease
 from memdesc.mm import loops, lru
 from memdesc.mm.areas.accounting import committed
 from memdesc.mm.areas.mlock_batch import MlockBatch
 from memdesc.mm.files.wb_err import Disk
 from memdesc.mm.frames import (
+    BATCH_ADD,
     BATCH_ROOM,
     BATCHES,
     C_LRU_GEN,
@@ -48,16 +50,15 @@ from memdesc.mm.ksm import ksm_sysfs
 from memdesc.mm.ksm.ksm_tree import Ksm
 from memdesc.mm.mm_ids import MmIds
 from memdesc.mm.process import Mm, OutOfMemory, Process
+from memdesc.mm.reclaim.mark_accessed import mark_new_folio
 from memdesc.mm.reclaim.swap_state import SwapDevice
+from memdesc.mm.reclaim.workingset import WORKINGSET_EVENTS, Workingset
 from memdesc.mm.references.zone_movable import online_movable
 from memdesc.model.compiled import array
 from memdesc.model.described import KIND_CODES, DescribedMachine
 from memdesc.model.designs import OVERLAYS, Design
 from memdesc.model.zones import Layout
 from memdesc.types import MemoryType
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["KNOBS", "Kernel"]
 
@@ -72,6 +73,7 @@ KNOBS: Final[Mapping[str, str]] = MappingProxyType(
         "thp_shmem_64k": "never",
         "thp_shmem_2m": "inherit",
         "tmpfs_huge": "never",
+        "thp_2m": "inherit",
         "thp_16k": "never",
         "thp_64k": "never",
         "max_ptes_none": "511",
@@ -103,14 +105,15 @@ happens by itself."""
 
 _EVENTS: Final = (
     "cow_ksm", "ksm_swpin_copy", "nr_foll_pin_acquired", "nr_foll_pin_released", "pglazyfreed",
-    "pswpin", "pswpout", "swap_ra",
+    "pgmigrate_fail", "pgmigrate_success", "pswpin", "pswpout", "swap_ra",
 )  # fmt: skip
 
 
 class Kernel:
     """A machine of `memory_bytes` under one release, without processes.
 
-    `kernel`: a series or release. `design`: how memory is described. `layout`: other memory.
+    `kernel`: a series or release, 6.1 or later (QuestionError). `design`: how memory is described.
+    `layout`: other memory.
     """
 
     def __init__(
@@ -122,6 +125,11 @@ class Kernel:
         design: Design = OVERLAYS,
     ) -> None:
         self.release = KernelRelease.parse(kernel)
+        if not is_modelled(self.release):
+            raise QuestionError(
+                f"the model of processes begins with 6.1: {kernel[:40]!r}",
+                hint="it was compared with 6.1, 6.12 and 7.2, and knows the releases between them",
+            )
         self.rules = process_rules(self.release)
         self._design = design
         self.boot(layout or Layout.pc(memory_bytes))
@@ -132,8 +140,12 @@ class Kernel:
         self.mlock = MlockBatch()
         self.poisoned: set[int] = set()
         """Frames that failed: each is held by a reference for good."""
+        self.num_poisoned_pages = 0
+        """Pages that were given up for memory errors, whatever became of them since."""
         self.names: dict[str, Any] = {}
         """Files by file system and name, as "tmpfs:a"."""
+        self.segments: dict[str, Any] = {}
+        """System V shared memory by the scenario's name."""
         self.swap: SwapDevice | None = None
         self.ksm = Ksm()
         self.mm_ids = MmIds()
@@ -141,12 +153,19 @@ class Kernel:
         self.disk = Disk()
         self.commit_limit: int | None = None
         """CommitLimit in pages, once a scenario has set it."""
-        self.events: Counter[str] = Counter(dict.fromkeys((*_EVENTS, *THP_EVENTS), 0))
+        self.events: Counter[str] = Counter(
+            dict.fromkeys((*_EVENTS, *WORKINGSET_EVENTS, *THP_EVENTS), 0)
+        )
         """Counters of /proc/vmstat that only rise, by name."""
+        if self.rules.split_drops_zero_pages:
+            self.events["thp_underused_split_page"] = 0
         self.size_events: Counter[tuple[int, str]] = Counter()
         """Events of large folios, by order and name (`thp_stats`)."""
         self.fired: list[str] = []
         """Rules that were applied, as "do_wp_page: reused, the only reference"."""
+        self.workingset = Workingset()
+        self.in_lru_fault = False
+        """A fault is being resolved whose pages the multi-generational LRU takes for used."""
         self._last_mapping = 0
 
     def boot(self, layout: Layout) -> None:
@@ -166,10 +185,20 @@ class Kernel:
     # --- processes -----------------------------------------------------------------------
 
     def process(self, name: str) -> Process:
-        """A fresh process with an empty address space."""
+        """A fresh process with an empty address space. Raises QuestionError where one that lives
+        has the name."""
+        self.check_name(name)
         made = Process(name, Mm(self))
         self.processes[name] = made
         return made
+
+    def check_name(self, name: str) -> None:
+        """Raise QuestionError where a process that lives has the name."""
+        if name in self.processes:
+            raise QuestionError(
+                f"there is a process {name[:40]!r} already",
+                hint="names are free again when their process has ended",
+            )
 
     def read(self, process: Process, vpn: int) -> int:
         """What a load from a page gives. Raises Signal."""
@@ -273,6 +302,8 @@ class Kernel:
 
     def batch(self, pfn: int, which: int) -> None:
         """Put a folio into one of the CPU's batches."""
+        if self.in_lru_fault and which == BATCH_ADD:
+            mark_new_folio(self, self.head(pfn))
         lru.add(*self.columns, self.head(pfn), which)
 
     def drain(self) -> None:
@@ -361,6 +392,7 @@ class Kernel:
 
         events = {f"vmstat.{name}": count for name, count in self.events.items()}
         events |= huge_file_counters(self)
+        events["meminfo.HardwareCorrupted"] = self.num_poisoned_pages * 4
         return events | ksm_sysfs.counters(self) | hugetlb_counters(self) | thp_counters(self)
 
     def set_knob(self, name: str, value: str) -> None:

@@ -159,11 +159,13 @@ def _move(f: Frames, pfn: int, which: int) -> None:
     flags = f.flags[pfn]
     if which == BATCH_ADD:
         if flags & _LRU == 0:
-            if f.cell[C_LRU_GEN] == LRU_GEN_FORGETS:
-                flags &= ~_REFERENCED
-                f.flags[pfn] = flags
             if flags & _MLOCKED:
                 f.flags[pfn] = (flags | _UNEVICTABLE) & ~_ACTIVE
+            elif f.cell[C_LRU_GEN] != 0:
+                flags &= ~_ACTIVE  # folded into the generation
+                if f.cell[C_LRU_GEN] == LRU_GEN_FORGETS:
+                    flags &= ~_REFERENCED
+                f.flags[pfn] = flags
             lru_link(f, pfn)
         return
     if flags & _LRU == 0 or flags & _UNEVICTABLE:

@@ -17,6 +17,7 @@ from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import HOLDERS
 from memdesc.mm.faults.zap import drop_mapping
+from memdesc.mm.files.folio_writeback import wait_writeback
 from memdesc.mm.files.wb_err import mapping_set_error
 from memdesc.mm.migrate import migrate_folio
 from memdesc.mm.process import Errno, OutOfMemory, Process, Signal
@@ -35,11 +36,15 @@ _LOST: Final = int(KPF.LRU | KPF.ACTIVE | KPF.UNEVICTABLE)
 def inject(kernel: Kernel, process: Process, vpn_start: int, vpn_end: int, *, soft: bool) -> None:
     """Let the frames of a range fail, or be taken out of use in good order. Raises Errno, Signal.
 
-    The page is looked up as a reader would. SIGBUS comes when the call is over.
+    Takes CAP_SYS_ADMIN. The page is looked up as a reader would. SIGBUS comes when the call is
+    over.
     """
+    if not process.mm.limits.capable:
+        raise Errno("EPERM")
     vpn, killed = vpn_start, False
     while vpn < vpn_end:
         (pfn,) = get_user_pages_fast(kernel, process.mm, vpn, 1, FOLL(0))
+        wait_writeback(kernel, pfn, "memory_failure")
         pages = 1 << kernel.order_of(pfn)
         if soft:
             _soft_offline(kernel, pfn)
@@ -65,6 +70,7 @@ HOLDERS.append(holders)
 def _memory_failure(kernel: Kernel, pfn: int) -> bool:
     """memory_failure() with MF_COUNT_INCREASED: whether the caller is killed. Raises Errno."""
     behaviour = failure_behaviour(kernel.release)
+    kernel.num_poisoned_pages += 1
     kernel.f.flags[kernel.head(pfn) if kernel.flags(pfn) & KPF.HUGE else pfn] |= int(KPF.HWPOISON)
     if kernel.flags(pfn) & KPF.ZERO_PAGE:
         kernel.put(pfn)
@@ -185,7 +191,8 @@ def _soft_offline(kernel: Kernel, pfn: int) -> None:
     if kernel.order_of(pfn) and not _split(kernel, pfn):
         kernel.put(pfn)
         raise Errno("EBUSY")
-    kernel.drain()
+    if not kernel.flags(pfn) & KPF.LRU:
+        kernel.drain()  # shake_folio(), of what get_any_page() cannot handle yet
     flags = kernel.flags(pfn)
     if not flags & (KPF.ANON | KPF.DIRTY | KPF.WRITEBACK) and _invalidate(kernel, pfn):
         kernel.say("soft_offline_in_use_page: invalidated, the file has it")
@@ -199,6 +206,7 @@ def _soft_offline(kernel: Kernel, pfn: int) -> None:
             raise Errno("EBUSY")
     kernel.f.flags[pfn] |= int(KPF.HWPOISON)
     kernel.poisoned.add(pfn)
+    kernel.num_poisoned_pages += 1
 
 
 def _invalidate(kernel: Kernel, pfn: int) -> bool:

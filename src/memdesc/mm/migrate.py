@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.files.folio_writeback import wait_writeback
 from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.huge.thp_stats import count_thp
+from memdesc.mm.process import OutOfMemory
 from memdesc.mm.reclaim.isolate import isolate
 from memdesc.mm.rmap import mappings_of
 
@@ -32,6 +35,7 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
 
     `held`: references of the caller, which stay with the old frame. Raises OutOfMemory.
     """
+    wait_writeback(kernel, head, "migrate_folio_unmap")
     f = kernel.f
     flags = kernel.flags(head)
     pages = 1 << kernel.order_of(head)
@@ -49,12 +53,16 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
         kernel.set_flags(head, int(KPF.DIRTY))
     if kernel.refs(head) != mapped + cached + bool(flags & KPF.PRIVATE) + held:
         # The entries were taken away and are back: the dirty mark stays with the folio.
-        kernel.batch(head, BATCH_ADD)
-        kernel.drain()
+        _put_back(kernel, head)
         kernel.say("folio_migrate_mapping: somebody else holds it")
+        kernel.events["pgmigrate_fail"] += pages
         return False
     exclusive = [kernel.exclusive(head + page) for page in range(pages)]
-    new = kernel.alloc_folio(kernel.type_at(head), kernel.order_of(head))
+    try:
+        new = kernel.alloc_folio(kernel.type_at(head), kernel.order_of(head))
+    except OutOfMemory:
+        _put_back(kernel, head)
+        raise
     f = kernel.f
     f.flags[new] = int(f.flags[head]) & _COPIED
     f.mapping[new], f.pgoff[new] = f.mapping[head], f.pgoff[head]
@@ -81,13 +89,22 @@ def migrate_folio(kernel: Kernel, head: int, *, held: int = 0) -> bool:
     _move_locks(kernel, head, new)
     kernel.batch(new, BATCH_ADD)
     kernel.put(new)  # of the allocation
+    kernel.events["pgmigrate_success"] += pages
+    count_thp(kernel, kernel.order_of(new), "thp_migration_success")
     kernel.say(f"migrate_folio: {len(places)} entries name another frame")
-    kernel.drain()
+    if places and (flags & KPF.MLOCKED or kernel.rules.migration_drains):
+        kernel.drain()
     kernel.put(head, mapped + cached)
     return True
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _put_back(kernel: Kernel, head: int) -> None:
+    """putback_movable_pages(), and lru_add_drain()."""
+    kernel.batch(head, BATCH_ADD)
+    kernel.drain()
 
 
 def _cache_of(kernel: Kernel, head: int) -> dict[int, int] | None:

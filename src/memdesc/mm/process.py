@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
     from memdesc.mm.userfault.userfaultfd import UserfaultfdCtx
 
-__all__ = ["NOBODY", "Errno", "Limits", "Mm", "OutOfMemory", "Process", "Signal"]
+__all__ = [
+    "NOBODY",
+    "Descriptors",
+    "Errno",
+    "Limits",
+    "Mm",
+    "OutOfMemory",
+    "Process",
+    "Signal",
+    "ptrace_may_access",
+]
 
 
 NOBODY: Final = 65534
@@ -101,16 +111,31 @@ class Mm:
         """MMF_VM_HUGEPAGE: khugepaged looks at it."""
 
 
+class Descriptors(dict[str, Any]):
+    """What a process has open, by name; EBADF for a name that it failed to open."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Errno("EBADF")
+
+    def take(self, name: str) -> Any:
+        """Forget it; the caller closes it."""
+        found = self[name]
+        del self[name]
+        return found
+
+
 @dataclass(slots=True, eq=False)
 class Process:
     """A process. Compared by identity."""
 
     name: str
     mm: Mm
-    files: dict[str, Any] = field(default_factory=dict)
+    files: Descriptors = field(default_factory=Descriptors)
     """Open files by the scenario's name."""
-    pins: dict[str, Any] = field(default_factory=dict)
+    pins: Descriptors = field(default_factory=Descriptors)
     """`pins.Held`: pipes, buffers, sockets that hold references to pages, by scenario's name."""
+    received: set[str] = field(default_factory=set)
+    """Those of them that another process took, and handed over."""
     userfaults: list[UserfaultfdCtx] = field(default_factory=list)
     """Its userfaultfds, in the order in which they were made."""
     fsize_limit: int | None = None
@@ -122,3 +147,9 @@ class Process:
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in pages; None: none, as with CAP_IPC_LOCK."""
         return self.mm.limits.locked
+
+
+def ptrace_may_access(caller: Process, target: Process) -> bool:
+    """The same user with no rights more than one has oneself, or root's."""
+    mine, theirs = caller.mm.limits, target.mm.limits
+    return mine.capable or (mine.uid == theirs.uid and not theirs.capable)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["kpagecount", "kpageflags", "pagemap_entry", "shows_huge", "smaps", "vm_flags"]
 
 _PAGE_KB: Final = 4
+_PAGES_MASK: Final = (1 << 52) - 1
+"""Pages whose bytes fit into an unsigned long."""
 _PER_PAGE: Final = int(KPF.OWNER_2 | KPF.HWPOISON)
 _SHARED: Final = int(
     KPF.MMAP | KPF.ANON | KPF.KSM | KPF.THP | KPF.HUGE | KPF.COMPOUND_TAIL | KPF.ZERO_PAGE
@@ -138,8 +140,8 @@ class _Sums:
 
 
 _FIELDS: Final = (
-    "Rss", "Pss", "Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Anonymous",
-    "LazyFree", "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb",
+    "Rss", "Pss", "Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Referenced",
+    "Anonymous", "LazyFree", "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb",
     "Private_Hugetlb", "Swap", "SwapPss", "Locked",
 )  # fmt: skip
 
@@ -199,6 +201,8 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
         return
     dirty = bool((present and entry & e.DIRTY) or flags & KPF.DIRTY)
     sums.add("Rss")
+    if (present and entry & e.ACCESSED) or flags & KPF.REFERENCED:
+        sums.add("Referenced")
     if flags & KPF.ANON:
         sums.add("Anonymous")
         if not flags & KPF.SWAPBACKED and not dirty:
@@ -214,12 +218,21 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
 def _shmem_swapped(mm: Mm, vma: Vma) -> int:
     """shmem_swap_usage(): pages of the area's part of its file that are swapped out.
 
-    A private copy hides the file's page (`smaps_pte_hole_lookup`).
+    A private copy hides the file's page (`smaps_pte_hole_lookup`). What swap did not give back is
+    no longer counted in the inode, but is where entries are counted (`shmem_partial_swap_usage`);
+    when it is thrown away the inode counts it once more, so that its number may fall below zero.
     """
     assert vma.file is not None
-    vpns = (vma.vpn_of(index) for index in vma.file.mapping.swapped)
+    mapping = vma.file.mapping
+    counted = (len(mapping.swapped) - mapping.lost_twice) & _PAGES_MASK
+    if not counted:
+        return 0
+    copies = vma.flags & VM.WRITE and not vma.flags & VM.SHARED
+    if not copies and not vma.pgoff and vma.pages >= mapping.pages_in_size:
+        return counted
+    vpns = (vma.vpn_of(index) for index in (*mapping.swapped, *mapping.lost))
     found = [vpn for vpn in vpns if vpn is not None]
-    if vma.flags & VM.SHARED or not vma.flags & VM.WRITE:
+    if not copies:
         return len(found)
     return sum(mm.tables.entry(vpn) == e.NONE_ENTRY for vpn in found)
 
@@ -256,6 +269,8 @@ def _not_present(kernel: Kernel, mm: Mm, vma: Vma, entry: int) -> int:
             word |= int(PM.GUARD)
         if offset == e.Marker.UFFD_WP:
             word |= int(PM.UFFD_WP)
+        if offset == e.Marker.SWAPIN_ERROR:
+            return word | _type_number(kernel, EntryKind.SWAPIN_ERROR)
         return word | _type_number(kernel, EntryKind.MARKER) | offset << 5
     wanted = EntryKind.HWPOISON if kind is e.SwapType.HWPOISON else EntryKind.MIGRATION
     word |= _type_number(kernel, wanted) | offset << 5

@@ -34,6 +34,28 @@ AREAS: Final = (
         "mseal(2)",
     ),
     Verb(
+        "nodes",
+        (_RANGE,),
+        "on which node each page is: -ENOENT where none is, -EFAULT where nobody can say",
+        "move_pages(2) without nodes",
+        result=Result.WORD,
+    ),
+    Verb(
+        "scan_pages",
+        (_RANGE,),
+        "what each page is, of wpallowed, written, file, present, swapped, pfnzero, huge, guard "
+        "(7.2), joined by +; `none` for none of them (6.7)",
+        "ioctl(2) with PAGEMAP_SCAN of /proc/self/pagemap",
+        (
+            flag(
+                "protect",
+                "PM_SCAN_WP_MATCHING: only those that were written, and protect them against the "
+                "next write, by `uffd ... wp_async`",
+            ),
+        ),
+        result=Result.WORD,
+    ),
+    Verb(
         "mbind",
         (
             _RANGE,
@@ -47,7 +69,11 @@ AREAS: Final = (
         "from which nodes memory is to come; areas of different policies do not merge",
         "mbind(2)",
         (
-            value("nodes", "of these nodes, as a mask: 1 is node 0", Parameter("mask", Kind.COUNT)),
+            value(
+                "nodes",
+                "of these nodes, as a mask: 1 is node 0",
+                Parameter("mask", Kind.COUNT, most=1 << 48),
+            ),
             flag("static", "MPOL_F_STATIC_NODES"),
         ),
     ),

@@ -93,6 +93,7 @@ def _of_step(
         ]
     return (
         _of_pages(mine.observation, theirs.observation, names)
+        or _of_frames(mine.observation, theirs.observation, names)
         or _of_areas(mine.observation, theirs.observation, names)
         or _of_counters(mine.observation, theirs.observation, names)
     )
@@ -120,6 +121,16 @@ def _of_pages(
             if found is not None:
                 index, picture = found
                 return f"{process} {span_text(name, index, 1)}", picture
+    return None
+
+
+def _of_frames(
+    one: Observation, other: Observation, names: tuple[str, str]
+) -> tuple[str, list[str]] | None:
+    for name, frames in one.frames.items():
+        found = _of_mapping(frames, other.frames[name], names)
+        if found is not None:
+            return span_text(name, found[0], 1), found[1]
     return None
 
 

@@ -17,7 +17,10 @@ from memdesc.scenarios.outcome import ANYTHING, CODES, Outcome
 from memdesc.scenarios.places import PAGE, Placement
 from memdesc.scenarios.steps import VERBS, Step
 
-__all__ = ["Problem", "cells_of", "check_outcome", "check_rows", "names_of_frames", "outcome_words"]
+__all__ = [
+    "Problem", "cells_of", "check_outcome", "check_rows", "names_of_frames", "outcome_words",
+    "states_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,15 @@ def check_rows(
     return found
 
 
+def states_of(check: Check, observation: Observation) -> tuple[PageState, ...]:
+    """The pages that a row is about, or the frames; fewer where they were not seen."""
+    if check.is_of_frames:
+        states = observation.frames.get(check.name, ())
+    else:
+        states = observation.pages.get(check.process, {}).get(check.name, ())
+    return states[check.first : check.first + check.pages]
+
+
 def cells_of(states: Iterable[PageState], subject: Subject) -> tuple[str, ...]:
     """What a row of `subject` would have to say of these pages. Not for FRAME."""
     match subject:
@@ -91,7 +103,10 @@ def cells_of(states: Iterable[PageState], subject: Subject) -> tuple[str, ...]:
         case Subject.CONTENT:
             return tuple("." if state.content is None else state.content for state in states)
         case Subject.MAPCOUNT:
-            return tuple(str(state.mapcount) if state.flags else "." for state in states)
+            # A free frame has no flags; one that `remember` named has a map count all the same.
+            return tuple(
+                str(state.mapcount) if state.flags or not state.letter else "." for state in states
+            )
         case Subject.REFS:
             return tuple("." if state.refs is None else str(state.refs) for state in states)
         case Subject.SOFT_DIRTY:
@@ -124,13 +139,13 @@ def _message(
         return f"`{check.text}` is not recorded yet"
     if check.subject is Subject.COUNT:
         return _count(check, observation)
-    if check.process not in observation.pages:
+    if not check.is_of_frames and check.process not in observation.pages:
         return f"process {check.process} does not live"
     if check.subject is Subject.VMAS:
         return _vmas(check, observation.areas[check.process], watch[check.process])
     if check.subject is Subject.SMAPS:
         return _smaps(check, observation.areas[check.process], watch[check.process])
-    states = observation.pages[check.process][check.name][check.first : check.first + check.pages]
+    states = states_of(check, observation)
     if check.subject is Subject.FLAGS:
         return _flags(check, states, release)
     found = frames.row(check) if check.subject is Subject.FRAME else cells_of(states, check.subject)
@@ -146,9 +161,8 @@ def _equal(check: Check, found: Sequence[str]) -> bool:
 
 
 def _title(check: Check) -> str:
-    return (
-        f"{check.process} {span_text(check.name, check.first, check.pages)} {check.subject.value}"
-    )
+    where = span_text(check.name, check.first, check.pages)
+    return f"{check.process} {where} {check.subject.value}".lstrip()
 
 
 class _Frames:
@@ -185,8 +199,7 @@ class _Frames:
         return tuple(found)
 
     def _frames(self, check: Check) -> list[int | None]:
-        states = self._observation.pages.get(check.process, {}).get(check.name, ())
-        return [state.frame for state in states[check.first : check.first + check.pages]]
+        return [state.frame for state in states_of(check, self._observation)]
 
 
 def _flags(check: Check, states: Sequence[PageState], release: KernelRelease) -> str:
@@ -210,7 +223,7 @@ def _flags(check: Check, states: Sequence[PageState], release: KernelRelease) ->
                 parts.append("has " + " ".join(sorted(excess)) + " besides")
             where = span_text(check.name, check.first + index, 1)
             shown = " ".join((*state.flags, *(f"({name})" for name in state.volatile))) or "none"
-            return f"{check.process} {where} {' and '.join(parts)}\nfound       {shown}"
+            return f"{check.process} {where} {' and '.join(parts)}\nfound       {shown}".lstrip()
     return ""
 
 

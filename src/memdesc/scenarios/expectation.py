@@ -80,6 +80,7 @@ class Check:
     group: int = 0
     """Rows of one `expect` have the same number: frames are named within it."""
     process: str = ""
+    """"" of a row about remembered frames, and of COUNT."""
     name: str = ""
     first: int = 0
     pages: int = 0
@@ -90,3 +91,8 @@ class Check:
     """Not recorded yet."""
     fields: Mapping[str, int] = field(default_factory=dict)
     """Of SMAPS: field -> kB. Of COUNT: counter -> number."""
+
+    @property
+    def is_of_frames(self) -> bool:
+        """About frames that `remember` named, whoever maps them."""
+        return not self.process and bool(self.name)

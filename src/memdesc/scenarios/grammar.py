@@ -14,7 +14,7 @@ from memdesc.kernels.kpageflags import flag_names
 from memdesc.scenarios.expectation import Subject
 from memdesc.scenarios.knobs import KNOBS
 from memdesc.scenarios.language import Kind, Option, Parameter, Result, Verb
-from memdesc.scenarios.observation import LETTERS, SMAPS_FIELDS, VOLATILE
+from memdesc.scenarios.observation import ASKED_SMAPS_FIELDS, LETTERS, SMAPS_FIELDS, VOLATILE
 from memdesc.scenarios.steps import TOPICS
 from memdesc.scenarios.usage import option_usage, usage
 from memdesc.written import renew_page, table
@@ -87,7 +87,12 @@ def _rows() -> str:
     volatile = ", ".join(flag_names(VOLATILE.value))
     return (
         f"{rows}\n\nThese flags come and go by themselves and count only where a row names them: "
-        f"{volatile}. Fields of smaps that can be asked for: {', '.join(SMAPS_FIELDS)}."
+        f"{volatile}. Fields of smaps that can be asked for: {', '.join(SMAPS_FIELDS)}; "
+        f"and {', '.join(ASKED_SMAPS_FIELDS)}, compared only in scenarios that ask for it."
+        "\n\nRows about frames that `remember` named begin with that name, and say flags, refs, "
+        "mapcount, content or frame of them: `old[0] flags UPTODATE ANON`, `old refs 1 0`. A free "
+        "frame has no flags (`none`) and no references. They are compared only after steps that "
+        "have such rows, for a frame that was freed may soon be somebody else's."
     )
 
 

@@ -6,10 +6,12 @@ them and looks after each; `do` and `see` then tell what came of one step after 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import json
 import lzma
+import mmap
 import os
 import py_compile
 import re
@@ -22,9 +24,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from memdesc.errors import VmError
+from memdesc.kernels.kpageflags import flag_names
+from memdesc.kernels.pagemap import PM
 from memdesc.kernels.release import KernelRelease
+from memdesc.scenarios.expectation import Check, Subject
 from memdesc.scenarios.images import IMAGES, MODULES, packed
-from memdesc.scenarios.observation import RawPage, RawVma, Seen
+from memdesc.scenarios.observation import VOLATILE, RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.places import FIRST_SLOT
 from memdesc.scenarios.scenario import Plan
@@ -47,6 +52,7 @@ __all__ = [
     "module_contents",
     "played_of",
     "request_of",
+    "tracks_soft_dirty",
 ]
 
 ACTOR_FOLDER: Final = Path(__file__).with_name("actor")
@@ -55,6 +61,8 @@ _ARENA: Final = (FIRST_SLOT, FIRST_SLOT + (1 << 44))
 _GUEST_FOLDER = "/run/scenario"
 _STATE = "scenarios"
 _SECONDS = 120.0
+
+_VOLATILE_NAMES: Final = frozenset(flag_names(int(VOLATILE)))
 
 _LAST_LINE = re.compile(r"scenario: line (\d+)")
 
@@ -181,6 +189,15 @@ class HereRunner(KernelRunner):
     def __init__(self) -> None:
         super().__init__(KernelRelease.parse(os.uname().release))
 
+    def start(self, plan: Plan, release: KernelRelease) -> None:
+        if plan.soft_dirty and not tracks_soft_dirty():
+            raise SkippedError(
+                "this kernel does not track soft-dirty",
+                line=next((check.line for check in plan.checks if _asks_soft_dirty(check)), None),
+                hint="it is built without CONFIG_MEM_SOFT_DIRTY; the kernels of guests have it",
+            )
+        super().start(plan, release)
+
     def play(self, request: dict[str, Any]) -> dict[str, Any]:
         if os.geteuid() != 0:
             raise SkippedError(
@@ -220,6 +237,11 @@ def request_of(
         "steps": steps,
         "counters": list(plan.counters),
         "arena": list(_ARENA),
+        "accessed": plan.referenced or any(_asks_whether_used(check) for check in plan.checks),
+        "contents": any(check.subject is Subject.CONTENT for check in plan.checks),
+        "frame_contents": any(
+            check.subject is Subject.CONTENT and check.is_of_frames for check in plan.checks
+        ),
     }
     text = json.dumps(steps)
     used = [where for where in IMAGES if f'"where": "{where}"' in text]
@@ -247,7 +269,7 @@ def played_of(answer: Mapping[str, Any]) -> Played:
     """Read an actor's answer. Raises SkippedError where it refused a step."""
     line = answer.get("line")
     if "refused" in answer:
-        raise SkippedError(f"skipped: {answer['refused']}", line=line)
+        raise SkippedError(str(answer["refused"]), line=line)
     error = None
     if "broken" in answer:
         text = str(answer["broken"]).strip()
@@ -268,6 +290,7 @@ def played_of(answer: Mapping[str, Any]) -> Played:
             {p: {n: pages[p, n] for n in names} for p, names in step["pages"].items()},
             {process: areas[process] for process in step["vmas"]},
             step["counters"],
+            {name: [RawPage(*row) for row in rows] for name, rows in step["frames"].items()},
         )
         found.append((Outcome.of_json(step["outcome"]), seen))
     return Played(tuple(found), error)
@@ -305,6 +328,34 @@ def guest_program() -> str:
         f"with open({_GUEST_FOLDER!r} + '/request.json') as file:\n"
         "    request = json.load(file)\n"
         "result = play(request)\n"
+    )
+
+
+def tracks_soft_dirty() -> bool:
+    """Whether this machine's kernel shows in pagemap's bit 55 that a page was written.
+
+    Without CONFIG_MEM_SOFT_DIRTY it never does (`fs/proc/task_mmu.c:pte_to_pagemap_entry`); with
+    it, every page of a new area is soft-dirty.
+    """
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area[0] = 1
+        word = ctypes.c_char.from_buffer(area)
+        address = ctypes.addressof(word)
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+            entry = os.pread(file.fileno(), 8, address // mmap.PAGESIZE * 8)
+        del word
+    return bool(int.from_bytes(entry, "little") & PM.SOFT_DIRTY)
+
+
+def _asks_soft_dirty(check: Check) -> bool:
+    named = any(flag[1:] == "sd" for area in check.areas for flag in area.flags)
+    return named or check.subject is Subject.SOFT_DIRTY
+
+
+def _asks_whether_used(check: Check) -> bool:
+    """Whether a row names a flag that an access may set."""
+    return check.subject is Subject.FLAGS and any(
+        cell.lstrip("+-") in _VOLATILE_NAMES for cell in check.cells
     )
 
 

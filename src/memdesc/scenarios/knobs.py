@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from memdesc.errors import FormatError
+from memdesc.scenarios.words import nearest
+
 __all__ = ["KNOBS", "Knob"]
+
+
+_THP: Final = "/sys/kernel/mm/transparent_hugepage/"
+_KSM: Final = "/sys/kernel/mm/ksm/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +25,22 @@ class Knob:
     help: str
     values: str = "a number"
 
+    def check(self, name: str, value: str) -> None:
+        """Raise FormatError for what no kernel takes.
 
-_THP = "/sys/kernel/mm/transparent_hugepage/"
-_KSM = "/sys/kernel/mm/ksm/"
+        The words of KSM's settings are left to the kernel, as scenarios show its refusals.
+        """
+        words = self.values.split(", ")
+        if self.values == "a number":
+            wrong = not (value.isascii() and value.isdecimal() and int(value) < 1 << 31)
+        else:
+            wrong = value not in words and not self.path.startswith(_KSM)
+        if wrong:
+            raise FormatError(
+                f"knob {name} cannot be {value[:40]!r}",
+                hint=nearest(value, words) or f"it takes {self.values}",
+            )
+
 
 KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
     {
@@ -32,7 +52,9 @@ KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
         ),
         "thp_zero": Knob(_THP + "use_zero_page", "huge zero page at read faults", "0, 1"),
         "thp_shmem": Knob(
-            _THP + "shmem_enabled", "huge pages in shared memory", "always, advise, never, ..."
+            _THP + "shmem_enabled",
+            "huge pages in shared memory",
+            "always, within_size, advise, never, deny, force",
         ),
         "thp_shmem_64k": Knob(
             _THP + "hugepages-64kB/shmem_enabled",
@@ -49,11 +71,16 @@ KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
             "huge pages in files of tmpfs",
             "always, within_size, advise, never",
         ),
+        "thp_2m": Knob(
+            _THP + "hugepages-2048kB/enabled",
+            "huge pages of that size: `inherit` is what `thp` says (6.8)",
+            "always, madvise, never, inherit",
+        ),
         "thp_16k": Knob(
-            _THP + "hugepages-16kB/enabled", "folios of 4 pages", "always, ..., inherit"
+            _THP + "hugepages-16kB/enabled", "folios of 4 pages", "always, madvise, never, inherit"
         ),
         "thp_64k": Knob(
-            _THP + "hugepages-64kB/enabled", "folios of 16 pages", "always, ..., inherit"
+            _THP + "hugepages-64kB/enabled", "folios of 16 pages", "always, madvise, never, inherit"
         ),
         "max_ptes_none": Knob(_THP + "khugepaged/max_ptes_none", "empty entries in a collapse"),
         "max_ptes_shared": Knob(_THP + "khugepaged/max_ptes_shared", "shared pages in a collapse"),
@@ -72,7 +99,9 @@ KNOBS: Final[Mapping[str, Knob]] = MappingProxyType(
             "/sys/kernel/debug/fault_around_bytes", "window of read faults, bytes"
         ),
         "read_ahead": Knob("read_ahead_kb of the file systems' devices", "readahead, kB"),
-        "lru_gen": Knob("/sys/kernel/mm/lru_gen/enabled", "multi-generational LRU", "0, 1, ..."),
+        "lru_gen": Knob(
+            "/sys/kernel/mm/lru_gen/enabled", "multi-generational LRU", "0, 1, 2, 3, 4, 5, 6, 7"
+        ),
         "swappiness": Knob("/proc/sys/vm/swappiness", "anonymous memory against files"),
         "page_cluster": Knob("/proc/sys/vm/page-cluster", "swap readahead, log2 of pages"),
         "overcommit": Knob("/proc/sys/vm/overcommit_memory", "accounting of mappings", "0, 1, 2"),

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 __all__ = [
     "FILE_SYSTEMS",
+    "MOST_FILE_PAGES",
+    "MOST_PAGES",
     "REQUIRED",
     "Kind",
     "Option",
@@ -43,6 +45,9 @@ class Kind(enum.Enum):
     PATH = "a path: tmpfs:NAME, or NAME on ramfs, ext4, xfs or vfat"
     NEW_PIN = "name of new references to pages"
     PIN = "references that are held"
+    NEW_FRAMES = "name of remembered frames"
+    NEW_SEGMENT = "name of a new segment of System V shared memory"
+    SEGMENT = "a segment of System V shared memory"
 
 
 class Result(enum.Enum):
@@ -58,6 +63,12 @@ class Result(enum.Enum):
 FILE_SYSTEMS: Final = ("tmpfs", "ramfs", "ext4", "xfs", "vfat")
 """What stands before the colon of a PATH."""
 
+MOST_PAGES: Final = 1 << 18
+"""1 GiB, twice what guests have."""
+
+MOST_FILE_PAGES: Final = 1 << 16
+"""Half of what guests have: a file's pages are all filled."""
+
 REQUIRED: Final = object()
 """The default of a parameter that has none."""
 
@@ -72,8 +83,11 @@ class Parameter:
     choices: tuple[str, ...] = ()
     """Of a WORD."""
     default: Any = REQUIRED
+    most: int = MOST_PAGES
+    """Of a COUNT: more is a slip of the finger, or would take forever."""
     of: str = ""
-    """Of a RANGE: the parameter that names whose pages these are; "" for who does the step."""
+    """Of a RANGE: the parameter that names whose pages these are; "" for who does the step.
+    Of a PIN: the verb that takes such references; "" for any."""
 
     @property
     def is_optional(self) -> bool:

@@ -11,9 +11,11 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from memdesc.kernels.pagemap import PM
 from memdesc.kernels.release import KernelRelease
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.files.inode import PARTLY
+from memdesc.mm.frames import Kind
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Errno, Process, Signal
 from memdesc.mm.seen import kpagecount, kpageflags, pagemap_entry, shows_huge, smaps, vm_flags
@@ -50,11 +52,13 @@ class ModelRunner:
         self.release = KernelRelease.parse(series)
         self.series = series
         self._check = check
+        self.settings: Mapping[str, str] = {}
+        """Knobs that are set before each scenario, for machines that are not as quiet as guests."""
         self.kernel = Kernel(series)
         self.drains = True
         """Whether what waits in the CPU's batches is put on the LRU lists after each step."""
-        self.pins: dict[str, Any] = {}
-        """Held references by the scenario's name."""
+        self.remembered: dict[str, list[int]] = {}
+        """Frames by the scenario's name."""
         self._words: dict[int, int] = {0: 0}
         """Word of a tag -> the model's number of that content."""
         self._contents: list[int] = [0]
@@ -65,14 +69,16 @@ class ModelRunner:
     def start(self, scenario: Any = None, release: KernelRelease | None = None) -> None:
         """A fresh machine."""
         self.kernel = Kernel(self.series)
+        for name, value in self.settings.items():
+            self.kernel.set_knob(name, value)
         self.drains = True
-        self.pins = {}
+        self.remembered = {}
 
     def do(self, step: Step) -> Outcome:
         """Do one step; what it gave."""
         kernel = self.kernel
         kernel.fired.clear()
-        process = kernel.processes[step.process] if step.process else None
+        process = self.process(step.process) if step.process else None
         function = VERB_FUNCTIONS.get(step.verb)
         if function is None:
             raise SkippedError(f"the model does not know `{step.verb}`", line=step.line)
@@ -104,7 +110,8 @@ class ModelRunner:
                 for mapping, place in watched.items()
             }
             vmas[name] = [self._vma(process, vma) for vma in process.mm.vmas]
-        return Seen(pages, vmas, self.counters())
+        frames = {name: [self._frame(pfn) for pfn in self.remembered[name]] for name in step.frames}
+        return Seen(pages, vmas, self.counters(), frames)
 
     def rules(self) -> list[str]:
         """Rules that the last step applied, in order."""
@@ -114,6 +121,13 @@ class ModelRunner:
         """Nothing is left behind."""
 
     # --- for verbs -----------------------------------------------------------------------
+
+    def process(self, name: str) -> Process:
+        """A process by name. Raises SkippedError where making it failed, and the steps went on."""
+        found = self.kernel.processes.get(name)
+        if found is None:
+            raise SkippedError(f"there is no process {name}: making it failed", line=None)
+        return found
 
     def content(self, word: int) -> int:
         """The model's number of a page that is filled with a word."""
@@ -159,6 +173,22 @@ class ModelRunner:
             huge=shows_huge(kernel, vma, pmd),
             aliased=bool(kernel.f.content[pfn] & PARTLY),
             head_flags=kpageflags(kernel, kernel.head(pfn)) if kernel.head(pfn) != pfn else 0,
+        )
+
+    def _frame(self, pfn: int) -> RawPage:
+        """A frame that nobody may map."""
+        kernel = self.kernel
+        entry = int(PM.PRESENT) | pfn
+        if kernel.f.kind[pfn] == Kind.NONE:
+            return RawPage(entry, refs=0)
+        content = int(kernel.f.content[pfn])
+        return RawPage(
+            entry,
+            kpageflags(kernel, pfn),
+            kpagecount(kernel, pfn),
+            kernel.refs(pfn),
+            self.word(content) if kernel.content_readable(pfn) else None,
+            aliased=bool(content & PARTLY),
         )
 
     def _vma(self, process: Process, vma: Vma) -> RawVma:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from memdesc.kernels.kpageflags import KPF, flag_names
@@ -20,6 +20,7 @@ from memdesc.scenarios.places import PAGE, Placement
 from memdesc.scenarios.raw import RawPage, RawVma, Seen
 
 __all__ = [
+    "ASKED_SMAPS_FIELDS",
     "LETTERS",
     "SMAPS_FIELDS",
     "VOLATILE",
@@ -55,8 +56,11 @@ SMAPS_FIELDS: Final = (
     "SwapPss",
     "Locked",
 )
-"""What is compared of smaps. Left out are Referenced (accessed bits, which the processor and
-aging set) and what follows from the area alone (Size, page sizes, THPeligible)."""
+"""What is compared of smaps. Left out is what follows from the area alone (Size, page sizes,
+THPeligible)."""
+
+ASKED_SMAPS_FIELDS: Final = ("Referenced",)
+"""Compared only where a scenario asks: accessed bits, which the processor sets at every use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Area:
     flags: tuple[str, ...]
     """VmFlags."""
     sizes: Mapping[str, int]
-    """The fields of `SMAPS_FIELDS` that this kernel has, in kB."""
+    """The fields of `SMAPS_FIELDS` that this kernel has, and of those asked for, in kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class Observation:
     """process -> mapping -> its pages."""
     areas: Mapping[str, tuple[Area, ...]] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
+    frames: Mapping[str, tuple[PageState, ...]] = field(default_factory=dict)
+    """Name of remembered frames -> them, where rows ask: what is free may be anybody's later."""
 
 
 Placed: TypeAlias = Mapping[str, Mapping[str, Placement]]
@@ -123,27 +129,32 @@ def observe(
     *,
     tags: Mapping[int, str],
     soft_dirty: bool = False,
+    referenced: bool = False,
 ) -> Observation:
     """Turn the kernel's words into what is compared.
 
     `tags` names the contents of the scenario by their words. Processes and mappings are taken in
-    the order of `placed`, so that frames get the same numbers on both sides.
+    the order of `placed`, so that frames get the same numbers on both sides. `soft_dirty`,
+    `referenced`: whether what a scenario has to ask for is seen as well.
     """
-    frames: dict[tuple[str, int], int] = {}
+    numbers: dict[tuple[str, int], int] = {}
     pages: dict[str, dict[str, tuple[PageState, ...]]] = {}
     areas: dict[str, tuple[Area, ...]] = {}
+    fields = SMAPS_FIELDS + (ASKED_SMAPS_FIELDS if referenced else ())
     for process, names in placed.items():
         if process not in seen.pages:
             continue
         vmas = seen.vmas.get(process, ())
         merged = _fully_merged(seen.pages[process], names, vmas, release)
-        reader = _Reader(release, tags, frames, soft_dirty)
+        reader = _Reader(release, tags, numbers, soft_dirty)
         pages[process] = {
             name: reader.pages(seen.pages[process].get(name, ()), place, vmas, merged)
             for name, place in names.items()
         }
-        areas[process] = tuple(_area(vma, names, soft_dirty) for vma in vmas)
-    return Observation(pages, areas, dict(seen.counters))
+        areas[process] = tuple(_area(vma, names, fields, soft_dirty) for vma in vmas)
+    mine = _Reader(release, tags, numbers, soft_dirty=False)
+    remembered = {name: mine.frames(raws) for name, raws in seen.frames.items()}
+    return Observation(pages, areas, dict(seen.counters), remembered)
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -190,6 +201,15 @@ class _Reader:
             )
             found.append(self._state(raw, letter))
         return tuple(found)
+
+    def frames(self, raws: Sequence[RawPage]) -> tuple[PageState, ...]:
+        """Frames without mappings. Of a free one only that is told: BUDDY shows how far it got."""
+        return tuple(
+            self._state(replace(raw, flags=0, mapcount=0, content=None), "")
+            if raw.refs == 0 or raw.flags & KPF.BUDDY
+            else self._state(raw, "")
+            for raw in raws
+        )
 
     def _state(self, raw: RawPage, letter: str) -> PageState:
         if not raw.entry & PM.PRESENT:
@@ -273,7 +293,9 @@ def _fully_merged(
     return frozenset(found)
 
 
-def _area(vma: RawVma, names: Mapping[str, Placement], soft_dirty: bool) -> Area:
+def _area(
+    vma: RawVma, names: Mapping[str, Placement], fields: Sequence[str], soft_dirty: bool
+) -> Area:
     owner = next((item for item in names.items() if item[1].holds(vma.start)), None)
     name, base = (owner[0], owner[1].address) if owner else ("", 0)
     return Area(
@@ -284,7 +306,7 @@ def _area(vma: RawVma, names: Mapping[str, Placement], soft_dirty: bool) -> Area
         file=_file_name(vma.path),
         page=vma.offset // PAGE,
         flags=tuple(flag for flag in vma.flags if soft_dirty or flag != "sd"),
-        sizes={key: vma.sizes[key] for key in SMAPS_FIELDS if key in vma.sizes},
+        sizes={key: vma.sizes[key] for key in fields if key in vma.sizes},
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from memdesc.errors import FormatError
 
-__all__ = ["ANYTHING", "CODES", "SIGNALS", "Outcome", "Value", "is_errno"]
+__all__ = ["ANYTHING", "CODES", "Outcome", "Value", "is_errno"]
 
 Value: TypeAlias = int | str | tuple[int | str | None, ...] | None
 """A verb's result: a number, a word, or one of them per page (None: not to be had)."""
@@ -31,7 +31,6 @@ CODES: Final[dict[str, tuple[str, ...]]] = {
 (`include/uapi/asm-generic/siginfo.h`)."""
 ANYTHING: Final = "any"
 """Behind `->`: however the step ends, the scenario goes on."""
-SIGNALS: Final = tuple(CODES)
 
 # Python calls EOPNOTSUPP by its other name; system calls return it as the kernel writes it.
 _ERRNO_NAMES = frozenset(errno_numbers.errorcode.values()) - {"ENOTSUP"} | {

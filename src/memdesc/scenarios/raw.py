@@ -62,3 +62,6 @@ class Seen:
     """process -> areas that lie where the scenario places mappings, ascending."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """System counters by name, as "ksm.pages_shared" or "vmstat.thp_fault_alloc"."""
+    frames: Mapping[str, Sequence[RawPage]] = field(default_factory=dict)
+    """Name of remembered frames -> what they are now, of those that rows ask about; their entries
+    only say which frames they are."""

@@ -14,19 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from memdesc.kernels.release import KernelRelease
 from memdesc.scenarios.draw import runs, span_text
-from memdesc.scenarios.expect import cells_of, names_of_frames, outcome_words
+from memdesc.scenarios.expect import cells_of, names_of_frames, outcome_words, states_of
 from memdesc.scenarios.expectation import GONE, Check, Subject
 from memdesc.scenarios.language import Result
-from memdesc.scenarios.observation import Area, Observation, PageState
+from memdesc.scenarios.observation import Area, PageState
 from memdesc.scenarios.outcome import ANYTHING
 from memdesc.scenarios.places import PAGE, Placement
 from memdesc.scenarios.reader import VERSION_LINE, read_text
 from memdesc.scenarios.run import Run, StepRecord
 from memdesc.scenarios.scenario import Scenario, ScenarioError
 from memdesc.scenarios.steps import VERBS
+from memdesc.scenarios.words import nearest
 
-__all__ = ["RunOn", "record_text", "write_beside"]
+__all__ = ["RunOn", "record_text"]
 
 RunOn = Callable[[Scenario, str], Run]
 """Runs a scenario on a series ("6.12")."""
@@ -34,7 +36,7 @@ RunOn = Callable[[Scenario, str], Run]
 _Edits = dict[int, dict[str, str]]
 """line -> series -> what it has to say there."""
 
-_COMMENT = re.compile(r"\s+#.*$")
+_COMMENT = re.compile(r"\s#.*$")
 _SHORT: Final = 3
 
 
@@ -47,12 +49,15 @@ def record_text(text: str, path: Path, series: Sequence[str], run_on: RunOn) -> 
     for _ in range(2 + text.count("\n")):
         edits: _Edits = {}
         complete = True
+        lines = [line.rstrip("\r") for line in text.split("\n")]
         for scenario in read_text(text, path):
             for name in series:
+                if not _has_steps(scenario, KernelRelease.parse(name)):
+                    continue
                 run = run_on(scenario, name)
                 complete &= run.is_complete
                 for record in run.records:
-                    _edit(record, run, name, text.split("\n"), edits)
+                    _edit(record, run, name, lines, edits)
         written = _apply(text, edits)
         if complete and written == text:
             return text
@@ -65,15 +70,6 @@ def record_text(text: str, path: Path, series: Sequence[str], run_on: RunOn) -> 
         line=1,
         hint="run it with --step to see where it ends",
     )
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Replace the file in one go, as it was encoded and with its mode. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    partial.chmod(path.stat().st_mode & 0o7777)
-    partial.replace(path)
 
 
 # --- what a line has to say ----------------------------------------------------------------
@@ -110,19 +106,20 @@ def _step_line(line: str, record: StepRecord, run: Run) -> str:
 def _row_line(line: str, check: Check, record: StepRecord, names: dict[int, str], run: Run) -> str:
     bare, comment = _split(line)
     head = _head(bare, check)
-    body = _body(check, record.observation, record.step.watch, names, run)
+    body = _body(check, record, names, run)
     return f"{head}{body}{comment}".rstrip()
 
 
 def _split(line: str) -> tuple[str, str]:
     """The line without its comment, and the comment with the space before it."""
     found = _COMMENT.search(line)
-    return (line, "") if found is None else (line[: found.start()], line[found.start() :])
+    bare = line if found is None else line[: found.start()].rstrip()
+    return (line, "") if found is None else (bare, line[len(bare) :])
 
 
 def _head(line: str, check: Check) -> str:
     """What stands before the cells, with the spaces that align them."""
-    words = 2 if check.subject in (Subject.COUNT, Subject.VMAS) else 3
+    words = 2 if check.subject in (Subject.COUNT, Subject.VMAS) or check.is_of_frames else 3
     words += line.split()[2:3] == ["all"]
     found = re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(\s*)", line)
     if found is None:  # pragma: no cover - the reader has read this line
@@ -132,25 +129,41 @@ def _head(line: str, check: Check) -> str:
 
 def _body(
     check: Check,
-    seen: Observation,
-    watch: Mapping[str, Mapping[str, Placement]],
+    record: StepRecord,
     names: dict[int, str],
     run: Run,
 ) -> str:
+    seen, watch = record.observation, record.step.watch
     if check.subject is Subject.COUNT:
-        return " ".join(str(seen.counters.get(name, 0)) for name in check.fields)
+        return " ".join(str(_counter(check, name, record, run)) for name in check.fields)
     if check.subject is Subject.VMAS:
         return _areas(check, seen.areas[check.process], watch[check.process])
     if check.subject is Subject.SMAPS:
         return _sizes(check, seen.areas[check.process], watch[check.process])
-    pages = seen.pages[check.process][check.name]
-    states = pages[check.first : check.first + check.pages]
+    states = states_of(check, seen)
     if check.subject is Subject.FLAGS:
         return _flags(check, states, run)
     if check.subject is Subject.FRAME:
         return runs(_frames(states, names))
     cells = cells_of(states, check.subject)
     return runs(cells)
+
+
+def _counter(check: Check, name: str, record: StepRecord, run: Run) -> int:
+    found = record.observation.counters.get(name)
+    if found is not None:
+        return found
+    raise ScenarioError(
+        f"there is no counter {name[:60]} on {run.where}",
+        path=str(run.scenario.path),
+        line=check.line,
+        hint=nearest(name, record.counted)
+        or "where only some kernels have it: `# version >= 6.12`",
+    )
+
+
+def _has_steps(scenario: Scenario, release: KernelRelease) -> bool:
+    return any(line.condition.holds(release) for line in scenario.lines)
 
 
 def _frames(states: Sequence[PageState], names: dict[int, str]) -> list[str]:
@@ -224,16 +237,16 @@ def _sizes(check: Check, areas: Sequence[Area], names: Mapping[str, Placement]) 
 def _apply(text: str, edits: _Edits) -> str:
     """Put the new lines into the text; lines that differ between kernels below `# version`."""
     found: list[str] = []
-    condition = "all"
+    condition, end = "all", ""
     waiting: list[dict[tuple[str, ...], str]] = []
 
     def flush() -> None:
         if not waiting:
             return
         for group in waiting[0]:
-            found.append(f"# version {' '.join(group)}")
-            found.extend(lines[group] for lines in waiting)
-        found.append(f"# version {condition}")
+            found.append(f"# version {' '.join(group)}{end}")
+            found.extend(lines[group] + end for lines in waiting)
+        found.append(f"# version {condition}{end}")
         waiting.clear()
 
     for number, line in enumerate(text.split("\n"), 1):
@@ -243,13 +256,15 @@ def _apply(text: str, edits: _Edits) -> str:
             if waiting and list(waiting[0]) != list(groups):
                 flush()
             waiting.append(groups)
+            end = "\r" if line.endswith("\r") else ""
             continue
         flush()
+        end = "\r" if line.endswith("\r") else ""
         if version:
             condition = version["condition"].strip()
         elif line.lstrip().startswith("```"):
             condition = "all"
-        found.append(next(iter(groups.values())) if groups else line)
+        found.append(next(iter(groups.values())) + end if groups else line)
     return "\n".join(found)
 
 

@@ -16,6 +16,12 @@ _TAGS: Final = Parameter("content", Kind.TAGS)
 _PIN: Final = Parameter("pin", Kind.PIN)
 _NEW_PIN: Final = Parameter("pin", Kind.NEW_PIN)
 
+
+def _held(maker: str) -> Parameter:
+    """References that a verb has taken."""
+    return Parameter("pin", Kind.PIN, of=maker)
+
+
 DEVICE_MAPPINGS: Final = (
     Verb(
         "key",
@@ -35,7 +41,7 @@ DEVICE_MAPPINGS: Final = (
         "map_device",
         (
             Parameter("range", Kind.NEW),
-            Parameter("pages", Kind.COUNT),
+            Parameter("pages", Kind.COUNT, most=1 << 12),
             Parameter(
                 "device",
                 Kind.WORD,
@@ -61,19 +67,19 @@ REFERENCES: Final = (
         "vmsplice(2)",
         (
             flag("gift", "SPLICE_F_GIFT: promise not to write to the pages any more"),
-            value("times", "so many times over", Parameter("times", Kind.COUNT)),
+            value("times", "so many times over", Parameter("times", Kind.COUNT, most=1 << 12)),
         ),
     ),
     Verb(
         "splice_more",
-        (_PIN, _RANGE),
+        (_held("splice"), _RANGE),
         "add pages to that pipe, as many as fit: it was made for a power of two; bytes",
         "vmsplice(2) with SPLICE_F_NONBLOCK",
         result=Result.NUMBER,
     ),
     Verb(
         "pipe_read",
-        (_PIN,),
+        (_held("splice"),),
         "read what the pipe holds; the references end",
         "read(2)",
         result=Result.CONTENTS,
@@ -86,14 +92,14 @@ REFERENCES: Final = (
     ),
     Verb(
         "pin_write",
-        (_PIN, _TAGS),
+        (_held("pin"), _TAGS),
         "write to the pinned pages as a device does, past every page table",
         "io_uring IORING_OP_READ_FIXED",
         result=Result.NUMBER,
     ),
     Verb(
         "pin_read",
-        (_PIN,),
+        (_held("pin"),),
         "read the pinned pages, past every page table",
         "io_uring IORING_OP_WRITE_FIXED",
         result=Result.CONTENTS,
@@ -121,7 +127,7 @@ REFERENCES: Final = (
     ),
     Verb(
         "dma_taken",
-        (_PIN,),
+        (_held("dma_from"),),
         "let the device of `dma_from` go on: what it read",
         "io_getevents(2)",
         result=Result.CONTENTS,
@@ -135,7 +141,7 @@ REFERENCES: Final = (
     ),
     Verb(
         "receive",
-        (_PIN,),
+        (_held("send"),),
         "receive what was sent; the references end",
         "recv(2)",
         result=Result.CONTENTS,
@@ -149,4 +155,18 @@ REFERENCES: Final = (
         result=Result.NUMBER,
     ),
     Verb("release", (_PIN,), "give the references back", "close(2)"),
+    Verb(
+        "hand",
+        (_PIN, Parameter("other", Kind.PROCESS, "who holds them from now on")),
+        "hand a pipe or a ring to another process, with the references that it holds",
+        "pidfd_getfd(2) by the other, close(2)",
+    ),
+    Verb(
+        "remember",
+        (Parameter("frames", Kind.NEW_FRAMES), _RANGE),
+        "remember by name which frames these pages are, for rows about them when nobody maps them "
+        "any more. It takes no reference, so it is not called keep: a freed frame may be anybody's "
+        "after the next step. EFAULT where a page is not present",
+        "/proc/PID/pagemap",
+    ),
 )

@@ -6,7 +6,10 @@ what the scenario says hold on both?
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +27,7 @@ VERDICTS: Final = {
     "fails": "they agree, but not with what the scenario says",
     "skipped": "this place cannot do some step",
     "broken": "the run did not come to its end",
+    "empty": "there is nothing to do on this kernel",
 }
 
 
@@ -75,12 +79,26 @@ class Results:
         return Results(tuple(by_key.values()), date)
 
     def write(self, path: Path) -> None:
-        """Save; one line per entry, so that changes can be read."""
+        """Save; one line per entry, so that changes can be read. Raises NotReadableError."""
         lines = ",\n  ".join(json.dumps(asdict(entry)) for entry in self.entries)
-        write_text(
-            path,
-            f'{{"schema": "{SCHEMA}", "date": "{self.date}", "scenarios": [\n  {lines}\n]}}\n',
-        )
+        text = f'{{"schema": "{SCHEMA}", "date": "{self.date}", "scenarios": [\n  {lines}\n]}}\n'
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    @staticmethod
+    def check_writable(path: Path) -> None:
+        """Find out whether `write` could write there, before hours of work are spent on what it
+        shall write. Raises NotReadableError."""
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            # `write` makes a file in the folder and renames it: rights to an old file do not count.
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise _not_written(path, error) from error
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -105,3 +123,11 @@ class Results:
         if unknown is not None:
             raise FormatError(f"{path} has an unknown verdict: {unknown[:40]!r}")
         return cls(entries, str(found.get("date", "")))
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _not_written(path: Path, error: OSError) -> NotReadableError:
+    hint = "" if path.parent.is_dir() else f"there is no folder {path.parent}"
+    return NotReadableError(f"cannot write {path}: {error.strerror}", path=path, hint=hint)

@@ -5,6 +5,7 @@ p buf page A a . .
 p buf[0] flags UPTODATE LRU
 p vmas buf[0:2] rw, buf[2:4] r +lo
 p smaps buf Rss=8 Anonymous=8
+old refs 1                          frames that `remember` named
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from memdesc.errors import FormatError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.scenarios.expectation import GONE, WAITS, AreaCheck, Check, Subject
-from memdesc.scenarios.observation import LETTERS, SMAPS_FIELDS
+from memdesc.scenarios.observation import ASKED_SMAPS_FIELDS, LETTERS, SMAPS_FIELDS
 from memdesc.scenarios.places import Placement, is_tag
 from memdesc.scenarios.words import Span, did_you_mean, parse_count, parse_span, spread
 
@@ -30,6 +32,11 @@ _FIELD = re.compile(r"([A-Za-z_]+)=([0-9]{1,12})")
 _LETTER = re.compile(r"[^*](?:\*[0-9]{1,7})?|\*")
 """Letters may stand together, each with how often: Aa.*2"""
 _NONE: Final = "."
+_COUNTED: Final = ("ksm", "meminfo", "vmstat", "thp")
+"""What stands before the dot of a counter."""
+_OF_FRAMES: Final = frozenset(
+    {Subject.FLAGS, Subject.REFS, Subject.MAPCOUNT, Subject.CONTENT, Subject.FRAME}
+)
 
 
 def parse_row(
@@ -37,11 +44,24 @@ def parse_row(
     line: int,
     group: int,
     placed: Mapping[str, Mapping[str, Placement]],
+    remembered: Mapping[str, int] = MappingProxyType({}),
 ) -> Check:
-    """Read one row. `placed` says what lives and where it lies. Raises FormatError."""
+    """Read one row. `placed` says what lives and where it lies, `remembered` how many frames have
+    a name. Raises FormatError."""
     words = text.split()
     waits = len(words) > 1 and words[-1] == WAITS[0]
-    check = _row(words[:-1] if waits else words, text, line, group, placed, waits)
+    said = words[:-1] if waits else words
+    name = words[0].partition("[")[0]
+    if name in remembered and len(words) > 1:
+        frames = {name: Placement(0, remembered[name])}
+        check = _pages(said, text, line, group, "", frames, waits)
+        if check.subject not in _OF_FRAMES:
+            raise FormatError(
+                f"not something that frames have by themselves: {check.subject.value}",
+                hint="rows about them are " + ", ".join(sorted(each.value for each in _OF_FRAMES)),
+            )
+    else:
+        check = _row(said, text, line, group, placed, waits)
     return replace(check, waits=waits, cells=check.cells or WAITS) if waits else check
 
 
@@ -81,6 +101,11 @@ def _count(words: list[str], text: str, line: int, group: int) -> Check:
             "a counter is written as: count ksm.pages_shared 1",
             hint="counters are ksm.NAME, meminfo.NAME, vmstat.NAME and thp.SIZE.NAME; the last two "
             "count from the scenario's start",
+        )
+    kind = words[0].partition(".")[0]
+    if kind not in _COUNTED:
+        raise FormatError(
+            f"no counters are called {kind[:40]!r}", hint=did_you_mean(kind, _COUNTED)
         )
     return Check(line, text, Subject.COUNT, group, fields={words[0]: parse_count(words[1])})
 
@@ -147,7 +172,9 @@ def _check_cells(subject: Subject, cells: tuple[str, ...]) -> None:
         if subject in (Subject.MAPCOUNT, Subject.REFS) and cell != _NONE:
             parse_count(cell)
         if subject is Subject.SOFT_DIRTY and cell not in ("0", "1"):
-            raise FormatError(f"softdirty is 1 or 0: {cell[:40]!r}")
+            raise FormatError(
+                f"softdirty is 1 or 0: {cell[:40]!r}", hint="1 for pages that were written to"
+            )
 
 
 def _flags(words: list[str]) -> tuple[str, ...]:
@@ -157,12 +184,20 @@ def _flags(words: list[str]) -> tuple[str, ...]:
             "flags are given all, or as +NAME and -NAME", hint="not both ways in one row"
         )
     for word in words:
-        bare = word.lstrip("+-")
-        if bare not in KPF.__members__ and bare != "none":
+        bare = word[1:] if word[:1] in "+-" else word
+        if bare not in KPF.__members__ and word != "none":
             raise FormatError(
                 f"not a page flag: {bare[:40]!r}", hint=did_you_mean(bare, KPF.__members__)
             )
+        if word in _opposite(words):
+            raise FormatError(
+                f"{bare} is wanted and not wanted", hint=f"write either +{bare} or -{bare}"
+            )
     return tuple(words) if words else ("none",)
+
+
+def _opposite(words: list[str]) -> set[str]:
+    return {("-" if word[0] == "+" else "+") + word[1:] for word in words}
 
 
 def _areas(
@@ -206,17 +241,21 @@ def _smaps(
     waits: bool,
 ) -> Check:
     if len(words) < 2:
-        raise FormatError("smaps is written as: p smaps buf Rss=8 Anonymous=8")
+        raise FormatError(
+            "smaps lacks its mapping or its fields",
+            hint="it is written as: p smaps buf Rss=8 Anonymous=8",
+        )
     name, first, pages = _placed(parse_span(words[0]), names, process)
     fields: dict[str, int] = {}
     for word in words[1:]:
         found = _FIELD.fullmatch(f"{word}=0" if waits and "=" not in word else word)
         if found is None:
             raise FormatError(f"not FIELD=kB: {word[:40]!r}", hint="write Rss=8")
-        if found[1] not in SMAPS_FIELDS:
+        known = (*SMAPS_FIELDS, *ASKED_SMAPS_FIELDS)
+        if found[1] not in known:
             raise FormatError(
                 f"not a field of smaps that is observed: {found[1][:40]!r}",
-                hint=did_you_mean(found[1], SMAPS_FIELDS),
+                hint=did_you_mean(found[1], known),
             )
         fields[found[1]] = int(found[2])
     return Check(line, text, Subject.SMAPS, group, process, name, first, pages, fields=fields)
@@ -227,7 +266,8 @@ def _placed(span: Span, names: Mapping[str, Placement], process: str) -> tuple[s
     end = place.pages if span.end is None else span.end
     if end > place.pages or span.first >= end:
         raise FormatError(
-            f"{span.name} has {place.pages} pages, the row is about [{span.first}:{end}]"
+            f"{span.name} has {place.pages} pages, the row is about [{span.first}:{end}]",
+            hint=f"rows are about pages that were mapped: {span.name}[0:{place.pages}]",
         )
     return span.name, span.first, end - span.first
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+from memdesc.errors import MemdescError, VmError
 from memdesc.kernels.release import KernelRelease
 from memdesc.scenarios.expect import Problem, check_outcome, check_rows
 from memdesc.scenarios.observation import Observation, Seen, observe
 from memdesc.scenarios.outcome import ANYTHING, CODES, Outcome, is_errno
 from memdesc.scenarios.reader import plan_for
-from memdesc.scenarios.scenario import Plan, Scenario
+from memdesc.scenarios.scenario import Plan, Scenario, ScenarioError
+from memdesc.scenarios.skipped import SkippedError
 from memdesc.scenarios.steps import Step
 
 __all__ = ["Outcome", "Run", "Runner", "StepRecord", "run_scenario"]
@@ -63,6 +65,8 @@ class StepRecord:
     observation: Observation
     rules: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    counted: tuple[str, ...] = ()
+    """Counters that there are: all of them on the model, else those that were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def run_scenario(
     """Run `scenario`; `tell` is called after each step.
 
     The run ends behind a step that succeeded where the scenario says it fails, or failed where
-    it says nothing: what follows would be about things that are not there.
+    it says nothing: what follows would be about things that are not there. Raises
+    ScenarioError with the line of a step that cannot be done.
     """
     release = runner.release
     plan = plan_for(scenario, release)
@@ -109,7 +114,7 @@ def run_scenario(
     runner.start(plan, release)
     try:
         for step in plan.steps:
-            outcome = runner.do(step)
+            outcome = _done(runner, step, scenario)
             seen = runner.see(step)
             counters = {key: seen.counters[key] for key in plan.counters if key in seen.counters}
             observation = observe(
@@ -118,13 +123,21 @@ def run_scenario(
                 release,
                 tags=plan.tags,
                 soft_dirty=plan.soft_dirty,
+                referenced=plan.referenced,
             )
             problem = check_outcome(step, outcome, plan.tags)
             problems = [problem] if problem else []
             went_on = step.expected == (ANYTHING,) or outcome.succeeded == _should_succeed(step)
             if went_on:
                 problems += check_rows(step.checks, observation, release, step.watch)
-            record = StepRecord(step, outcome, observation, tuple(runner.rules()), tuple(problems))
+            record = StepRecord(
+                step,
+                outcome,
+                observation,
+                tuple(runner.rules()),
+                tuple(problems),
+                tuple(seen.counters) if plan.counters else (),
+            )
             records.append(record)
             if tell is not None:
                 tell(record)
@@ -136,6 +149,18 @@ def run_scenario(
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _done(runner: Runner, step: Step, scenario: Scenario) -> Outcome:
+    """Do it. What is wrong with a step that can be read gets the place of its line."""
+    try:
+        return runner.do(step)
+    except (SkippedError, VmError, ScenarioError):
+        raise
+    except MemdescError as error:
+        raise ScenarioError(
+            str(error), path=str(scenario.path), line=step.line, hint=error.hint
+        ) from error
 
 
 def _should_succeed(step: Step) -> bool:

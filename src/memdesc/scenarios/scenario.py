@@ -51,6 +51,8 @@ class Plan:
     """Counters of the system that some row of `expect` asks for."""
     soft_dirty: bool = False
     """Whether soft-dirty bits are compared."""
+    referenced: bool = False
+    """Whether the line Referenced of smaps is compared."""
     changes_system: bool = False
     """Whether some step changes a setting of the whole machine."""
 

@@ -8,6 +8,8 @@ PLACE        {"address", "name", "first"}
 FILE_RANGE   {"file", "first", "pages"}; pages is None for "all that it has"
 TAGS         {"tags", "words"}: one per page, or one for all; a word fills the page
 PATH         {"where", "name"}: one of FILE_SYSTEMS, and the name there
+NEW_FRAMES   the name
+NEW_SEGMENT  the name
 others       the word or number itself
 flags        True or False; choices: the word; options that are not given: None
 """
@@ -41,6 +43,13 @@ class Step:
     """process -> name -> where it lies: what is observed after the step."""
     checks: tuple[Check, ...] = ()
     """Rows of `expect` that follow."""
+    remembered: Mapping[str, int] = field(default_factory=dict)
+    """Names that `remember` gave to frames -> how many they are."""
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """Names of remembered frames that rows ask about after this step."""
+        return tuple(sorted({check.name for check in self.checks if check.is_of_frames}))
 
     def as_json(self) -> dict[str, Any]:
         """What is sent to the program that does it on a real kernel."""
@@ -49,6 +58,7 @@ class Step:
             "process": self.process,
             "verb": self.verb,
             "args": dict(self.args),
+            "frames": list(self.frames),
             "watch": {
                 process: {
                     name: {"address": place.address, "pages": place.pages}

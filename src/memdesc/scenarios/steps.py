@@ -10,14 +10,26 @@ The settings that `knob` takes are a table of their own (`knobs`); what a step h
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from memdesc.scenarios.area_steps import ADVICE, AREAS, RIGHTS, SEALS
 from memdesc.scenarios.file_steps import FILE_SYSTEM_STATES, LIMITS, NAMES
 from memdesc.scenarios.knobs import KNOBS, Knob
-from memdesc.scenarios.language import Kind, Option, Parameter, Result, Verb, choice, flag, value
+from memdesc.scenarios.language import (
+    MOST_FILE_PAGES,
+    Kind,
+    Option,
+    Parameter,
+    Result,
+    Verb,
+    choice,
+    flag,
+    value,
+)
 from memdesc.scenarios.reference_steps import DEVICE_MAPPINGS, REFERENCES
+from memdesc.scenarios.shm_steps import SHARED_MEMORY
 from memdesc.scenarios.step import Step
 
 __all__ = ["ADVICE", "KNOBS", "TOPICS", "VERBS", "Knob", "Step"]
@@ -38,6 +50,8 @@ _THEIRS: Final = (
 _TAGS: Final = Parameter("content", Kind.TAGS)
 _FILE: Final = Parameter("file", Kind.FILE)
 _FILE_RANGE: Final = Parameter("file", Kind.FILE_RANGE)
+_FILE_PAGES: Final = Parameter("pages", Kind.COUNT, most=MOST_FILE_PAGES)
+_MOST_PASSES: Final = 100
 _PROT: Final = "rw r none rx rwx w x"
 _PROT_OF_MAP: Final = choice("prot", _PROT, "PROT_READ, PROT_WRITE, PROT_EXEC; rw if not given")
 _AT: Final = value("at", "exactly there, and not in a slot", Parameter("at", Kind.PLACE))
@@ -116,7 +130,7 @@ _MAPPINGS: Final = (
         flag("noreserve", "MAP_NORESERVE"),
         flag("growsdown", "MAP_GROWSDOWN, as a stack"),
         flag("droppable", "MAP_DROPPABLE (6.11)"),
-        flag("fixed", "MAP_FIXED: replaces what lies there (with `at`)"),
+        flag("fixed", "MAP_FIXED: replaces what lies there (with `at`)", needs="at"),
         _AT,
         value(
             "offset",
@@ -248,7 +262,7 @@ _ACCESSES: Final = (
 _FILES: Final = (
     _row(
         "memfd",
-        (Parameter("file", Kind.NEW_FILE), Parameter("pages", Kind.COUNT, default=0)),
+        (Parameter("file", Kind.NEW_FILE), replace(_FILE_PAGES, default=0)),
         "a file in memory, of that size",
         "memfd_create(2), ftruncate(2)",
         flag("hugetlb", "MFD_HUGETLB"),
@@ -279,7 +293,7 @@ _FILES: Final = (
     _row("unlink", (Parameter("path", Kind.PATH),), "remove a file's name", "unlink(2)"),
     _row(
         "truncate",
-        (_FILE, Parameter("pages", Kind.COUNT)),
+        (_FILE, _FILE_PAGES),
         "set the size, in pages",
         "ftruncate(2)",
         value("bytes", "and so many bytes more", Parameter("bytes", Kind.COUNT)),
@@ -328,6 +342,7 @@ _FILES: Final = (
         (_FILE_RANGE,),
         "write back pages, but nothing that describes the file",
         "sync_file_range(2), waiting before and after",
+        flag("start", "SYNC_FILE_RANGE_WRITE alone: let it begin, and do not wait"),
     ),
     _row("readahead", (_FILE_RANGE,), "bring into the page cache", "readahead(2)"),
     _row(
@@ -351,6 +366,9 @@ _FILES: Final = (
     ),
 )
 
+_STATES: Final = "whether accesses fail, wait for the next `fail` or `ok`, or go on"
+"""Of a device that device mapper hides."""
+
 _SYSTEM: Final = (
     _row(
         "knob",
@@ -362,7 +380,7 @@ _SYSTEM: Final = (
     ),
     _row(
         "ksm",
-        (_word("action", "scan run"), Parameter("value", Kind.COUNT)),
+        (_word("action", "scan run"), Parameter("value", Kind.COUNT, most=_MOST_PASSES)),
         "`scan N`: N full passes over all memory; `run N`: write N to `run`",
         "/sys/kernel/mm/ksm",
         by_process=False,
@@ -370,7 +388,7 @@ _SYSTEM: Final = (
     ),
     _row(
         "khugepaged",
-        (Parameter("passes", Kind.COUNT),),
+        (Parameter("passes", Kind.COUNT, most=_MOST_PASSES),),
         "let khugepaged look at every process that may have huge pages, so many times",
         "/sys/kernel/mm/transparent_hugepage/khugepaged",
         by_process=False,
@@ -378,9 +396,9 @@ _SYSTEM: Final = (
     ),
     _row(
         "swap",
-        (_word("state", "on off"),),
+        (_word("state", "on off fail hold ok", f"on or off; of a mapped device, {_STATES}"),),
         "swap to compressed memory",
-        "swapon(2) of zram",
+        "swapon(2) of zram; a table of device mapper with the target `error`, a suspended device",
         value("pages", "so many slots; 64 MiB if not given", Parameter("pages", Kind.COUNT)),
         flag("mapped", "by way of device mapper: the kernel does not know that it is fast"),
         by_process=False,
@@ -405,9 +423,9 @@ _SYSTEM: Final = (
     ),
     _row(
         "disk",
-        (_word("state", "fail ok", "whether data on the devices can no longer be accessed"),),
-        "let the disks below file systems fail; what describes files can still be read and written",
-        "a table of device mapper with the target `error`",
+        (_word("state", "fail hold ok", f"of data on the devices, {_STATES}"),),
+        "let the disks below file systems fail or stop; what describes files can still be accessed",
+        "a table of device mapper with the target `error`, a suspended device",
         by_process=False,
         changes_system=True,
     ),
@@ -424,7 +442,7 @@ _SYSTEM: Final = (
         (_range(),),
         "split the large folios there",
         "debugfs split_huge_pages",
-        value("order", "into folios of that order (6.9)", Parameter("order", Kind.COUNT)),
+        value("order", "into folios of that order (6.9)", Parameter("order", Kind.COUNT, most=63)),
         value(
             "around",
             "only around that page of each folio, which else stays as large as it may be (6.15)",
@@ -475,6 +493,7 @@ TOPICS: Final[Mapping[str, tuple[Verb, ...]]] = MappingProxyType(
         "Mappings": (*_MAPPINGS, *DEVICE_MAPPINGS, *AREAS),
         "Accesses": _ACCESSES,
         "Files": (*_FILES, *NAMES, *SEALS),
+        "System V shared memory": SHARED_MEMORY,
         "References to pages": REFERENCES,
         "The system": (*_SYSTEM, *FILE_SYSTEM_STATES),
         "userfaultfd": _USERFAULTFD,

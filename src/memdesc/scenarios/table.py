@@ -37,7 +37,7 @@ def missing(results: Results) -> list[ScenarioResult]:
         for by_series in results.topics().values()
         for entries in by_series.values()
         for entry in entries
-        if entry.verdict != "holds"
+        if entry.verdict not in ("holds", "empty")
     ]
 
 
@@ -67,7 +67,7 @@ def topic_name(folder: str) -> str:
 
 def _cell(entries: Sequence[ScenarioResult]) -> str:
     counts = Counter(entry.verdict for entry in entries)
-    total = sum(counts.values())
+    total = sum(counts.values()) - counts["empty"]
     if not total:
         return "-"
     return str(total) if counts["holds"] == total else f"{counts['holds']} of {total}"

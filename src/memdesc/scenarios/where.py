@@ -6,6 +6,7 @@ Where(kind='vm', series='6.12')
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,13 @@ def parse_where(text: str) -> Where:
             f"not a kernel that scenarios run on: {series[:40]!r}",
             hint=f"{kind} has: " + ", ".join(f"{kind}:{name}" for name in SERIES),
         )
+    places = [*(f"{kind}:{name}" for kind in ("model", "vm") for name in SERIES), "here"]
+    near = difflib.get_close_matches(text, places)
+    if text in SERIES:
+        near = [f"model:{text}", f"vm:{text}"]
     raise QuestionError(
-        f"not a place for scenarios: {text[:40]!r}", hint="give model:6.12, vm:6.12 or here"
+        f"not a place for scenarios: {text[:40]!r}",
+        hint=f"did you mean {' or '.join(near)}?" if near else "give model:6.12, vm:6.12 or here",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from memdesc.errors import FormatError
 
-__all__ = ["Span", "did_you_mean", "is_name", "parse_count", "parse_span", "spread"]
+__all__ = ["Span", "did_you_mean", "is_name", "nearest", "parse_count", "parse_span", "spread"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
 _SPAN = re.compile(
@@ -68,7 +68,7 @@ def parse_count(text: str) -> int:
         return int(text)
     if re.fullmatch(r"0x[0-9a-fA-F]{1,12}", text):
         return int(text, 16)
-    raise FormatError(f"not a number: {text[:40]!r}")
+    raise FormatError(f"not a number: {text[:40]!r}", hint="numbers are written as 4 or 0x10")
 
 
 def spread(tokens: Iterable[str]) -> tuple[str, ...]:
@@ -78,17 +78,27 @@ def spread(tokens: Iterable[str]) -> tuple[str, ...]:
         run = _RUN.fullmatch(token)
         times = int(run["times"]) if run else 1
         if len(cells) + times > _MOST_CELLS:
-            raise FormatError(f"more than {_MOST_CELLS} pages in one line: {token[:40]!r}")
+            raise FormatError(
+                f"more than {_MOST_CELLS} pages in one line: {token[:40]!r}",
+                hint="a run is written as A*512",
+            )
         cells += [run["cell"]] * times if run else [token]
     return tuple(cells)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint: the nearest of `known`, in whatever case it was written; "" where none is near."""
+    words = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(word[:40].lower(), words, n=1)
+    return f"did you mean {words[near[0]]}?" if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint: the nearest of `known`, or all of them where they are few."""
     words = list(known)
-    near = difflib.get_close_matches(word, words, n=1)
+    near = nearest(word, words)
     if near:
-        return f"did you mean {near[0]}?"
+        return near
     if not words:
         return ""
     listed = ", ".join(words[:24]) + (", ..." if len(words) > 24 else "")

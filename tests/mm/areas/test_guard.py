@@ -8,8 +8,10 @@ from memdesc.mm import entries as e
 from memdesc.mm.areas.guard import GUARD
 from memdesc.mm.areas.madvise import madvise
 from memdesc.mm.areas.mmap import mmap, munmap
+from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import check
 from memdesc.mm.faults.fork import fork
+from memdesc.mm.files.inode import memfd_create
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Errno, Process, Signal
 
@@ -62,3 +64,23 @@ def test_older_kernels_have_no_guards(series: str) -> None:
     mmap(kernel, process.mm, AT, 1)
     with pytest.raises(Errno, match="EINVAL"):
         madvise(kernel, process, AT, AT + 1, "guard_install")
+
+
+@pytest.mark.parametrize(
+    ("series", "takes", "remembers"),
+    [("6.14", False, False), ("6.15", True, False), ("6.18", True, False), ("7.2", True, True)],
+)
+def test_guards_in_mappings_of_files(series: str, takes: bool, remembers: bool) -> None:
+    kernel = Kernel(series, memory_bytes=64 << 20)
+    process = kernel.process("p")
+    file = memfd_create(kernel, process, "f")
+    vma = mmap(kernel, process.mm, AT, 2, flags=VM.SHARED, file=file)
+    if not takes:
+        with pytest.raises(Errno, match="EINVAL"):
+            madvise(kernel, process, AT, AT + 1, "guard_install")
+        return
+    madvise(kernel, process, AT, AT + 1, "guard_install")
+    assert bool(vma.flags & VM.MAYBE_GUARD) is remembers
+    # Either way a fork copies the table, although it is a file's.
+    assert fork(kernel, process, "c").mm.tables.entry(AT) == GUARD
+    check(kernel)

@@ -9,6 +9,7 @@ from memdesc.mm.areas.mmap import mmap
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.files import inode as files
 from memdesc.mm.files import writeback
+from memdesc.mm.files.folio_writeback import Answers
 from memdesc.mm.files.page_cache import attach_private, detach_private, pread, pwrite
 from memdesc.mm.files.truncate import drop_caches, ftruncate
 from memdesc.mm.files.wb_err import filemap_check_errors, mapping_set_error
@@ -149,7 +150,7 @@ def test_no_space_is_told_as_such_and_io_errors_first(kernel: Kernel, process: P
 def test_an_inode_in_use_keeps_its_error(kernel: Kernel, process: Process) -> None:
     file = on_disk(kernel, process)
     pwrite(kernel, file, 0, [7])
-    kernel.disk.fails = True
+    writeback.set_disk(kernel, Answers.FAIL)
     writeback.sync(kernel)
     kernel.drain()
     drop_caches(kernel, 3)
@@ -165,5 +166,5 @@ def test_an_inode_in_use_keeps_its_error(kernel: Kernel, process: Process) -> No
     drop_caches(kernel, 3)
     again = files.open_file(kernel, process, "again", "ext4", "f")
     writeback.vfs_fsync_range(kernel, again)
-    kernel.disk.fails = False
+    writeback.set_disk(kernel, Answers.OK)
     assert pread(kernel, again, 0, 1) == (0,)

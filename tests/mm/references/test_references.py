@@ -131,9 +131,9 @@ def test_a_drivers_page_lives_until_its_pin_is_released(series: str) -> None:
 def test_a_debugger_may_not_write_what_the_entry_forbids_of_a_device() -> None:
     kernel, process = world()
     map_firmware(kernel, process.mm, AT + 0x100, 2, VM.READ | VM.WRITE, content=3)
-    assert access_remote_vm(kernel, process.mm, AT + 0x100, 2) == (3, 3)
+    assert access_remote_vm(kernel, process, process, AT + 0x100, 2) == (3, 3)
     with pytest.raises(Errno, match="EIO"):
-        access_remote_vm(kernel, process.mm, AT + 0x100, 1, [4])
+        access_remote_vm(kernel, process, process, AT + 0x100, 1, [4])
     kernel.write(process, AT + 0x101, 4)
     assert kernel.read(process, AT + 0x100) == 3
     kernel.drain()

@@ -78,6 +78,17 @@ class AreaRules(ReleaseRules):
         return self.version >= (6, 13)
 
     @rule
+    def guards_in_files(self) -> bool:
+        """Guards in mappings of files: `mm/madvise.c:is_valid_guard_vma`, since 6.15."""
+        return self.version >= (6, 15)
+
+    @rule
+    def areas_remember_guards(self) -> bool:
+        """An area that has had guards is marked VM_MAYBE_GUARD ("gu"), so that fork copies its
+        tables: since 6.19; before, it gets an anon_vma for that, also where a file is mapped."""
+        return self.version >= (6, 19)
+
+    @rule
     def droppable(self) -> bool:
         """MAP_DROPPABLE: since 6.11."""
         return self.version >= (6, 11)

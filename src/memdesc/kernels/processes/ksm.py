@@ -16,6 +16,13 @@ class KsmRules(ReleaseRules):
         return self.version >= (6, 4)
 
     @rule
+    def ksm_decides_before_merging(self) -> bool:
+        """PR_SET_MEMORY_MERGE marks the flags of a new area before a neighbour is looked for that
+        could grow: `mm/vma.c:ksm_vma_flags`, since 6.17; before, `ksm_add_vma` marks what was made,
+        which never merges then, as its neighbour is marked and it is not."""
+        return self.version >= (6, 17)
+
+    @rule
     def ksm_checksum_first(self) -> bool:
         """A page must be unchanged for a pass before the stable tree is searched:
         `mm/ksm.c:cmp_and_merge_page`, since 6.11."""

@@ -23,11 +23,51 @@ class ListRules(ReleaseRules):
         return self.version < (7, 0)
 
     @rule
+    def migration_drains(self) -> bool:
+        """A mapped folio that moved to another frame is put on its list at once:
+        `mm/migrate.c:__unmap_and_move @6.1`; since 6.7 only one that was locked in memory
+        (`mm/migrate.c:migrate_folio_move`, PAGE_WAS_MLOCKED)."""
+        return self.version < (6, 7)
+
+    @rule
     def lru_gen_marks(self) -> int:
-        """What the multi-generational LRU does to REFERENCED: 1 nothing (6.1); 2: a folio loses it
-        on its list (`include/linux/mm_inline.h:lru_gen_add_folio @6.12`); 3: a folio that a fault
-        brings has it (`mm/swap.c:folio_add_lru @7.2`). The values of `mm.frames.C_LRU_GEN`."""
+        """How the multi-generational LRU marks a folio that a fault brings: 1: ACTIVE, until it is
+        on its list (6.1); 2: so as well, and there it loses REFERENCED
+        (`include/linux/mm_inline.h:lru_gen_add_folio @6.12`); 3: REFERENCED, which it keeps
+        (`mm/swap.c:folio_add_lru @7.2`). The values of `mm.frames.C_LRU_GEN`."""
         return 1 if self.version < (6, 2) else 2 if self.version < (6, 14) else 3
+
+    @rule
+    def only_sequential_has_no_recency(self) -> bool:
+        """Accessed bits count unless MADV_SEQUENTIAL: `mm/memory.c:zap_pte_range,
+        mm/rmap.c:folio_referenced_one @6.1`. Since 6.3 nor do they with MADV_RANDOM
+        (`include/linux/mm_inline.h:vma_has_recency`)."""
+        return self.version < (6, 3)
+
+    @rule
+    def fadvise_noreuse(self) -> bool:
+        """POSIX_FADV_NOREUSE says that accessed bits of a file's mappings do not count:
+        `mm/fadvise.c:generic_fadvise`, FMODE_NOREUSE, since 6.3; before, it does nothing."""
+        return self.version >= (6, 3)
+
+    @rule
+    def lru_gen_activates_refaults(self) -> bool:
+        """The multi-generational LRU counts pages that come back as workingset_activate:
+        `mm/workingset.c:lru_gen_refault @6.12`; not @6.1, and @7.2 only what had been a workingset
+        page."""
+        return (6, 3) <= self.version < (6, 14)
+
+    @rule
+    def lru_gen_restores_faults(self) -> bool:
+        """It counts those that a fault brings back as workingset_restore:
+        `mm/workingset.c:lru_gen_refault @6.1, @6.12`; not @7.2."""
+        return self.version < (6, 14)
+
+    @rule
+    def advice_remembers_active(self) -> bool:
+        """MADV_COLD and MADV_PAGEOUT note that a page was active (PG_workingset):
+        `mm/madvise.c:madvise_cold_or_pageout_pte_range @6.12`; not @6.1."""
+        return self.version >= (6, 2)
 
     @rule
     def mlock_of_mapped_large(self) -> bool:

@@ -78,3 +78,15 @@ class ShownRules(ReleaseRules):
     def cachestat(self) -> bool:
         """cachestat(2): since 6.5."""
         return self.version >= (6, 5)
+
+    @rule
+    def pagemap_scan(self) -> bool:
+        """The ioctl PAGEMAP_SCAN of /proc/PID/pagemap: `fs/proc/task_mmu.c`, since 6.7."""
+        return self.version >= (6, 7)
+
+    @rule
+    def pages_stat_walks(self) -> bool:
+        """move_pages(2) without nodes looks at entries itself, so memory that nobody touched is
+        absent and no error; before it asked `follow_page` with FOLL_DUMP:
+        `mm/migrate.c:do_pages_stat_array`, since 6.12."""
+        return self.version >= (6, 12)

@@ -44,6 +44,18 @@ class SwapRules(ReleaseRules):
         return self.version < (7, 0)
 
     @rule
+    def failed_swap_marks_pages(self) -> bool:
+        """A page that swap did not take, or did not give, has PG_error: `mm/page_io.c:
+        end_swap_bio_write, end_swap_bio_read @6.1`, until 6.6 or so."""
+        return self.version < (6, 10)
+
+    @rule
+    def failed_swapin_leaves_marker(self) -> bool:
+        """What swapoff cannot read becomes a marker, as after UFFDIO_POISON (SIGBUS MCEERR_AR):
+        `mm/swapfile.c:unuse_pte`, since 6.2; before, an entry of its own kind (SIGBUS ADRERR)."""
+        return self.version >= (6, 2)
+
+    @rule
     def swapin_maps_writable(self) -> bool:
         """An exclusive page is mapped writable by a read fault too: `do_swap_page`, since 6.11."""
         return self.version >= (6, 11)

@@ -14,6 +14,7 @@ from memdesc.mm.areas.mmap import STACK_GUARD_GAP, munmap
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.areas.vma_modify import Proposed, most_areas, vma_merge_new_range
 from memdesc.mm.faults.populate import mm_populate
+from memdesc.mm.ksm.ksm import merge_any_flags
 from memdesc.mm.process import Errno, Mm, OutOfMemory
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def set_start_brk(mm: Mm, vpn: int) -> None:
 
 def brk(kernel: Kernel, mm: Mm, pages: int) -> None:
     """Let the heap have so many pages. Raises Errno where its end stays as it was."""
+    if not mm.start_brk:
+        raise Errno("EINVAL")
     end = mm.start_brk + pages
     if end < mm.brk:
         _shrink(kernel, mm, end)
@@ -68,12 +71,14 @@ def _grow(kernel: Kernel, mm: Mm, end: int) -> None:
     if len(mm.vmas) > most_areas(kernel):
         raise OutOfMemory
     check_commit(kernel, pages)
+    if kernel.rules.ksm_decides_before_merging:
+        flags |= merge_any_flags(mm, flags)
     before = mm.vmas.before(start)
     vma = None
     if before is not None and before.vpn_end == start and start > mm.start_brk:
         vma = vma_merge_new_range(kernel, mm, Proposed(start, end, flags, start))
     if vma is None:
-        vma = Vma(start, end, flags, start)
+        vma = Vma(start, end, flags | merge_any_flags(mm, flags), start)
         mm.vmas.insert(vma)
     vma.flags |= VM.SOFTDIRTY
     kernel.say("do_brk_flags: the heap grows")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GUARD", "guard_install", "guard_remove"]
 
-GUARD: Final = e.not_present(e.SwapType.MARKER, e.Marker.GUARD)
+GUARD: Final = e.marker(e.Marker.GUARD)
 """make_pte_marker(PTE_MARKER_GUARD)."""
 
 _DISALLOWED: Final = VM_SPECIAL | VM.HUGETLB
@@ -29,8 +29,12 @@ def guard_install(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int
     """Every page of a range of one area becomes a guard; what was there is gone. Raises Errno."""
     if vma.flags & (_DISALLOWED | VM.LOCKED):
         raise Errno("EINVAL")
-    vma.flags |= VM.MAYBE_GUARD
-    if vma.is_anonymous:
+    if not (vma.is_anonymous or kernel.rules.guards_in_files):
+        raise Errno("EINVAL")
+    remembers = kernel.rules.areas_remember_guards
+    if remembers:
+        vma.flags |= VM.MAYBE_GUARD
+    if vma.is_anonymous or not remembers:
         # So that fork copies the tables.
         anon_vma_prepare(kernel, mm, vma)
     tables = mm.tables

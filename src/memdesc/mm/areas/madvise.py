@@ -108,12 +108,19 @@ def _flags(advice: str) -> Advisor:
     """The advisor of advice that only sets flags (madvise_update_vma)."""
 
     def advise(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
-        try:
-            vma_modify_flags(kernel, process.mm, vma, vpn_start, vpn_end, new_flags(vma, advice))
-        except OutOfMemory:
-            raise Errno("EAGAIN") from None
+        _update(kernel, process, vma, vpn_start, vpn_end, new_flags(vma, advice))
 
     return advise
+
+
+def _update(
+    kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int, flags: VM
+) -> None:
+    """madvise_update_vma(); madvise_vma_behavior() tells of a lack of memory as EAGAIN."""
+    try:
+        vma_modify_flags(kernel, process.mm, vma, vpn_start, vpn_end, flags)
+    except OutOfMemory:
+        raise Errno("EAGAIN") from None
 
 
 def _dontneed_locked(
@@ -127,7 +134,7 @@ def _huge(advice: str) -> Advisor:
         from memdesc.mm.huge.huge_advice import hugepage_madvise
 
         flags = hugepage_madvise(kernel, process.mm, vma, advice)
-        vma_modify_flags(kernel, process.mm, vma, vpn_start, vpn_end, flags)
+        _update(kernel, process, vma, vpn_start, vpn_end, flags)
 
     return advise
 
@@ -137,7 +144,7 @@ def _ksm(advice: str) -> Advisor:
         from memdesc.mm.ksm.ksm import ksm_madvise
 
         flags = ksm_madvise(kernel, process.mm, vma, vpn_start, vpn_end, advice)
-        vma_modify_flags(kernel, process.mm, vma, vpn_start, vpn_end, flags)
+        _update(kernel, process, vma, vpn_start, vpn_end, flags)
 
     return advise
 
@@ -160,7 +167,7 @@ def _remove(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end:
         raise Errno("EINVAL")
     if vma.flags & (VM.SHARED | VM.MAYWRITE) != VM.SHARED | VM.MAYWRITE:
         raise Errno("EACCES")
-    from memdesc.mm.files.filemap import punch_hole
+    from memdesc.mm.files.truncate import punch_hole
 
     first = vma.index_of(vpn_start)
     punch_hole(kernel, vma.file, first, first + vpn_end - vpn_start)

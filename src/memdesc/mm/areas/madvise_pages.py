@@ -21,6 +21,7 @@ from memdesc.mm.huge.huge_advice import (
     madvise_large_folio,
 )
 from memdesc.mm.process import Errno, Mm, Process
+from memdesc.mm.reclaim.workingset import note_advice
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -180,6 +181,7 @@ def _cold_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
         return count
     _clear_bits(mm, vpn, count, e.ACCESSED)
     kernel.clear_flags(head, int(KPF.REFERENCED))
+    note_advice(kernel, head)
     may = flags & KPF.ACTIVE or kernel.knobs["lru_gen"] != "0"
     if may and not flags & KPF.UNEVICTABLE:
         kernel.batch(head, BATCH_DEACTIVATE)

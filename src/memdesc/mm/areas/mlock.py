@@ -128,6 +128,15 @@ def holders(kernel: Kernel) -> Iterator[tuple[int, int]]:
 HOLDERS.append(holders)
 
 
+def evictable(kernel: Kernel, head: int) -> bool:
+    """folio_evictable(): neither locked, nor of a file whose pages must not go."""
+    mapping = kernel.mappings.get(int(kernel.f.mapping[head]))
+    must_stay = isinstance(mapping, AddressSpace) and (
+        mapping.fs is SECRETMEM or mapping.unevictable
+    )
+    return not (kernel.flags(head) & KPF.MLOCKED or must_stay)
+
+
 # --- helpers -----------------------------------------------------------------------------
 
 
@@ -213,16 +222,9 @@ def _add(kernel: Kernel, head: int, operation: MlockOp) -> None:
         drain(kernel)
 
 
-def _evictable(kernel: Kernel, head: int) -> bool:
-    """folio_evictable()."""
-    mapping = kernel.mappings.get(int(kernel.f.mapping[head]))
-    secret = isinstance(mapping, AddressSpace) and mapping.fs is SECRETMEM
-    return not (kernel.flags(head) & KPF.MLOCKED or secret)
-
-
 def _do_new(kernel: Kernel, head: int) -> None:
     """__mlock_new_folio(): the folio is on no list yet."""
-    if not _evictable(kernel, head):
+    if not evictable(kernel, head):
         kernel.relist(head, set_flags=int(KPF.UNEVICTABLE), clear_flags=int(KPF.ACTIVE))
         kernel.mlock.counts[head] = int(bool(kernel.flags(head) & KPF.MLOCKED))
 
@@ -232,7 +234,7 @@ def _do_mlock(kernel: Kernel, head: int) -> None:
     flags, counts = kernel.flags(head), kernel.mlock.counts
     if not flags & KPF.LRU:
         return
-    if _evictable(kernel, head):
+    if evictable(kernel, head):
         if flags & KPF.UNEVICTABLE:
             kernel.relist(head, clear_flags=int(KPF.UNEVICTABLE))
         return
@@ -255,7 +257,7 @@ def _do_munlock(kernel: Kernel, head: int) -> None:
             kernel.say(f"__munlock_folio: {counts[head]} locked areas still map it")
             return
     kernel.clear_flags(head, int(KPF.MLOCKED))
-    if on_list and flags & KPF.UNEVICTABLE and _evictable(kernel, head):
+    if on_list and flags & KPF.UNEVICTABLE and evictable(kernel, head):
         kernel.relist(head, clear_flags=int(KPF.UNEVICTABLE))
         counts.pop(head, None)
         kernel.say("__munlock_folio: back to the inactive list")

@@ -6,6 +6,7 @@ expand_downwards @6.12` (all of it in `mm/mmap.c @6.1`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from memdesc.mm.areas.accounting import (
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["exit_process", "expand_stack", "mmap", "munmap", "set_anon_name"]
 
+TASK_SIZE: Final = (1 << 35) - 1
+"""Pages of an address space: up to the last below 128 TiB, which nobody gets
+(`arch/x86/include/asm/page_64.h:task_size_max`)."""
 STACK_GUARD_GAP: Final = 256
 """Pages that stay free between a stack and what lies below (`mm/mmap.c:stack_guard_gap`)."""
 RLIMIT_STACK: Final = 2048
@@ -65,17 +69,21 @@ def mmap(
     pgoff: int | None = None,
     fixed: bool = False,
     populate: bool = False,
+    driver: Callable[[Vma], None] | None = None,
 ) -> Vma:
     """Map pages at an address. Raises Errno.
 
     `flags`: more flags of the area, as SHARED, LOCKED, NORESERVE. `pgoff`: first page of the file.
     `fixed`: MAP_FIXED, what lies there goes; without it that is an error (MAP_FIXED_NOREPLACE).
+    `driver`: a device's own mmap operation, which sets flags of the area and enters pages.
     Returns the area that the pages are part of, which may be larger.
     """
     if pages <= 0:
         raise Errno("EINVAL")
     if len(mm.vmas) > most_areas(kernel):
         raise OutOfMemory
+    if not 0 <= vpn <= TASK_SIZE - pages:
+        raise Errno("ENOMEM")  # get_unmapped_area()
     if not fixed and mm.vmas.overlapping(vpn, vpn + pages):
         raise Errno("EEXIST")
     if pgoff is None:
@@ -91,7 +99,8 @@ def mmap(
     # Not of secret memory, whose areas lock themselves after this was decided.
     populate |= bool((flags | mm.def_flags) & VM.LOCKED)
     flags = _flags_of(kernel, mm, prot, flags, file)
-    flags |= merge_any_flags(mm, flags)
+    if kernel.rules.ksm_decides_before_merging:
+        flags |= merge_any_flags(mm, flags)
     if not may_expand(mm, flags, pages):
         replaced = sum(
             min(vpn + pages, vma.vpn_end) - max(vpn, vma.vpn_start)
@@ -116,11 +125,13 @@ def mmap(
             # hugetlbfs_file_mmap(): a file grows to what is mapped of it.
             file.mapping.size = max(file.mapping.size, (pgoff + pages) * PAGE_BYTES)
     vma = _new_area(kernel, mm, Proposed(vpn, vpn + pages, flags, pgoff, file))
+    vma.flags |= VM.SOFTDIRTY
+    if driver is not None:
+        driver(vma)
     if flags & VM.HUGETLB:
         vma.resv = resv
     if vma.flags & VM.LOCKED and vma.flags & (VM_SPECIAL | VM.HUGETLB):
         vma.flags &= ~(VM.LOCKED | VM.LOCKONFAULT)
-    vma.flags |= VM.SOFTDIRTY
     if populate:
         from memdesc.mm.faults.populate import mm_populate
 
@@ -130,7 +141,7 @@ def mmap(
 
 def munmap(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> None:
     """Unmap a range; what is not mapped does not matter. Raises Errno."""
-    if vpn_end <= vpn_start:
+    if vpn_end <= vpn_start or vpn_start < 0 or vpn_end > TASK_SIZE:
         raise Errno("EINVAL")
     _unmap(kernel, mm, _gather(kernel, mm, vpn_start, vpn_end))
 
@@ -198,7 +209,7 @@ def exit_process(kernel: Kernel, process: Process) -> None:
         held.release(kernel)
     for file in process.files.values():
         file.closed(kernel)
-    process.files = {}
+    process.files.clear()
     process.alive = False
     del kernel.processes[process.name]
 
@@ -242,6 +253,7 @@ def _new_area(kernel: Kernel, mm: Mm, new: Proposed) -> Vma:
         if new.file is None:
             file.closed(kernel)
         khugepaged_enter_vma(kernel, mm, vma)
+    vma.flags |= merge_any_flags(mm, vma.flags)
     return vma
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
     from memdesc.mm.page_tables import Pmd
 
-__all__ = ["can_change_pte_writable", "change_protection", "mprotect"]
+__all__ = ["can_change_pte_writable", "change_protection", "mprotect", "protection_bits"]
 
 _ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
@@ -133,7 +133,7 @@ def _fixup(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags
     return vma
 
 
-def _protection_bits(vma: Vma) -> int:
+def protection_bits(vma: Vma) -> int:
     """vm_page_prot: private areas have no RW in it, because of copy-on-write."""
     if not vma.flags & _ACCESS:
         return e.PROTNONE
@@ -147,7 +147,7 @@ def _change_huge(kernel: Kernel, mm: Mm, vma: Vma, pmd: Pmd, low: int, high: int
     if vma.flags & VM.HUGETLB:
         # hugetlb_change_protection()
         if e.is_present(pmd.huge):
-            bits = _protection_bits(vma)
+            bits = protection_bits(vma)
             pmd.huge = pmd.huge & ~(e.PRESENT | e.PROTNONE | e.RW) | bits
         return
     from memdesc.mm.huge.huge_advice import change_huge_pmd
@@ -163,7 +163,7 @@ def _change_entries(kernel: Kernel, vma: Vma, first: int, count: int, *, upgrade
     present = row & (e.PRESENT | e.PROTNONE) != 0
     if not present.any():
         return 0
-    changed: NDArray[np.int64] = _modified_row(row[present], _protection_bits(vma))
+    changed: NDArray[np.int64] = _modified_row(row[present], protection_bits(vma))
     if upgrade:
         changed[can_change_pte_writable(kernel, vma, changed)] |= e.RW
     row[present] = changed

@@ -145,8 +145,10 @@ def _resize(kernel: Kernel, mm: Mm, vpn: int, old_pages: int, new_pages: int) ->
         raise OutOfMemory
     if vma.flags & VM.ACCOUNT:
         check_commit(kernel, grown)
-    new = Proposed.part_of(vma, end, end + grown)
-    if vma_merge_new_range(kernel, mm, new) is None:
+    if kernel.rules.close_forbids_merge and vma.file is not None and vma.file.has_close:
+        mm.vmas.resize(vma, vma.vpn_start, end + grown)
+        kernel.say("mremap: an area with a close operation merges with nothing, it is only longer")
+    elif vma_merge_new_range(kernel, mm, Proposed.part_of(vma, end, end + grown)) is None:
         raise OutOfMemory
     _populate(kernel, mm, vma, end, end + grown)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from memdesc.mm.areas.madvise import madvise
-from memdesc.mm.process import Errno, Process
+from memdesc.mm.process import Errno, Process, ptrace_may_access
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -26,16 +26,10 @@ def process_madvise(
     own, rules = target is caller, kernel.rules
     if advice not in _REMOTE and not (own and rules.process_madvise_of_own):
         raise Errno("EINVAL")
-    if not own and not _may_look(caller, target):
+    if not own and not ptrace_may_access(caller, target):
         raise Errno("EACCES")
     free = own and rules.process_madvise_of_own_unprivileged
     if not caller.mm.limits.capable and not free:
         kernel.say("process_madvise: no CAP_SYS_NICE")
         raise Errno("EPERM")
     madvise(kernel, target, vpn_start, vpn_end, advice)
-
-
-def _may_look(caller: Process, target: Process) -> bool:
-    """ptrace_may_access(): the same user with no rights more than one has oneself, or root's."""
-    mine, theirs = caller.mm.limits, target.mm.limits
-    return mine.capable or (mine.uid == theirs.uid and not theirs.capable)

@@ -35,8 +35,13 @@ def remap_file_pages(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, pgoff
         kernel.say("remap_file_pages: not all of it is mapped alike")
         raise Errno("EINVAL")
     kernel.say("remap_file_pages: a mapping over the old one")
-    mmap(
-        kernel, mm, vpn_start, vpn_end - vpn_start,
-        prot=vma.flags & (VM.READ | VM.WRITE | VM.EXEC), flags=vma.flags & _KEPT, file=vma.file,
-        pgoff=pgoff, fixed=True, populate=True,
-    )  # fmt: skip
+    file = vma.file
+    file.shared()  # get_file(): what is unmapped may be its last user
+    try:
+        mmap(
+            kernel, mm, vpn_start, vpn_end - vpn_start,
+            prot=vma.flags & (VM.READ | VM.WRITE | VM.EXEC), flags=vma.flags & _KEPT, file=file,
+            pgoff=pgoff, fixed=True, populate=True,
+        )  # fmt: skip
+    finally:
+        file.closed(kernel)

@@ -323,8 +323,8 @@ def _import_anon_vma(mm: Mm, target: Vma, source: Vma | None) -> None:
 
 
 def _has_close(vma: Vma | None) -> bool:
-    """vm_ops->close: of the model's files only hugetlb's have it."""
-    return vma is not None and bool(vma.flags & VM.HUGETLB)
+    """vm_ops->close: somebody counts the areas of the file."""
+    return vma is not None and vma.file is not None and vma.file.has_close
 
 
 def _sticky(kernel: Kernel, *flags: VM) -> VM:

@@ -15,8 +15,9 @@ from memdesc.mm.areas.pkeys import pkey_allows
 from memdesc.mm.areas.vma import VM, VM_UFFD, Vma
 from memdesc.mm.faults.new_folio import is_plain, marked_by_area
 from memdesc.mm.faults.wp import do_wp_page
-from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.frames import C_LRU_GEN, TABLE_ENTRIES
 from memdesc.mm.process import Mm, OutOfMemory, Signal
+from memdesc.mm.reclaim.mark_accessed import has_recency
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.userfault.userfaultfd import handle_userfault
 from memdesc.model.described import KIND_CODES
@@ -79,6 +80,21 @@ def handle_mm_fault(
 
     `unshare`: FAULT_FLAG_UNSHARE, make an anonymous page exclusive without writing.
     """
+    if not kernel.f.cell[C_LRU_GEN]:
+        _handle_mm_fault(kernel, mm, vma, vpn, write=write, unshare=unshare)
+        return
+    # lru_gen_enter_fault(): what is read once, or here and there, is no sign of use.
+    outer = kernel.in_lru_fault
+    kernel.in_lru_fault = not vma.flags & VM.RAND_READ and has_recency(kernel, vma)
+    try:
+        _handle_mm_fault(kernel, mm, vma, vpn, write=write, unshare=unshare)
+    finally:
+        kernel.in_lru_fault = outer
+
+
+def _handle_mm_fault(
+    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool, unshare: bool
+) -> None:
     if vma.flags & VM.HUGETLB:
         from memdesc.mm.hugetlb.hugetlb import hugetlb_fault
 

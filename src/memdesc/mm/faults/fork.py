@@ -18,7 +18,7 @@ from memdesc.mm.faults.new_folio import new_anon_folio
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.ksm.ksm import fork_mm
 from memdesc.mm.mm_ids import note_child
-from memdesc.mm.process import Mm, OutOfMemory, Process
+from memdesc.mm.process import Descriptors, Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_fork
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ _NOT_INHERITED = VM.LOCKED | VM.LOCKONFAULT | VM_UFFD
 
 
 def fork(kernel: Kernel, parent: Process, name: str) -> Process:
-    """A child of a process. Raises OutOfMemory, with nothing left of the child."""
-    child = Process(name, Mm(kernel), dict(parent.files), parent=parent)
+    """A child of a process. Raises OutOfMemory, with nothing left of the child, and QuestionError
+    where a process that lives has the name."""
+    kernel.check_name(name)
+    child = Process(name, Mm(kernel), Descriptors(parent.files), parent=parent)
     child.mm.limits = replace(parent.mm.limits)
     child.mm.start_brk, child.mm.brk = parent.mm.start_brk, parent.mm.brk
     child.fsize_limit = parent.fsize_limit

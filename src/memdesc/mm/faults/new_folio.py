@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.frames import ANON_NEW, C_LRU_GEN, LRU_GEN_REFERENCED
+from memdesc.mm.frames import ANON_NEW, C_LRU_GEN
+from memdesc.mm.reclaim.mark_accessed import mark_new_folio
 from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def new_anon_folio(kernel: Kernel, vma: Vma, vpn: int, order: int = 0) -> int:
 
 def is_plain(kernel: Kernel, vma: Vma) -> bool:
     """Whether new folios of an area get nothing special."""
-    return not (
-        vma.flags & (VM.LOCKED | VM.DROPPABLE) or kernel.f.cell[C_LRU_GEN] == LRU_GEN_REFERENCED
-    )
+    return not (vma.flags & (VM.LOCKED | VM.DROPPABLE) or kernel.f.cell[C_LRU_GEN])
 
 
 def marked_by_area(kernel: Kernel, vma: Vma, pfn: int) -> None:
@@ -47,11 +46,12 @@ def marked_by_area(kernel: Kernel, vma: Vma, pfn: int) -> None:
     if vma.flags & VM.DROPPABLE:
         kernel.relist(pfn, clear_flags=int(KPF.SWAPBACKED))
         kernel.say("folio_add_new_anon_rmap: droppable, so nobody needs to save it")
-    if kernel.f.cell[C_LRU_GEN] == LRU_GEN_REFERENCED and not vma.flags & (
-        VM.SEQ_READ | VM.RAND_READ
-    ):
-        kernel.set_flags(pfn, int(KPF.REFERENCED))
     if vma.flags & VM.LOCKED:
         from memdesc.mm.areas.mlock import mlock_new_folio
 
+        if kernel.in_lru_fault:
+            # It never goes through folio_add_lru(), where it would be marked as used.
+            kernel.relist(pfn, clear_flags=int(KPF.ACTIVE | KPF.REFERENCED))
         mlock_new_folio(kernel, vma, pfn)
+    elif kernel.in_lru_fault:
+        mark_new_folio(kernel, kernel.head(pfn))

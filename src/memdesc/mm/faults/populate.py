@@ -111,4 +111,5 @@ def _touch(kernel: Kernel, pfn: int, entry: int, *, write: bool) -> None:
 
         dirty_folio(kernel, pfn)
         kernel.say("follow_page_pte: the entry is clean, so the page itself becomes dirty")
-    mark_accessed(kernel, pfn)
+    if pfn != kernel.zero_pfn:
+        mark_accessed(kernel, pfn)

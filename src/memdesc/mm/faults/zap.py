@@ -113,7 +113,7 @@ def _left(vma: Vma, protected: int, *, drop_markers: bool) -> int:
     """zap_install_uffd_wp_if_needed(): an entry of a file stays protected while its area lives."""
     if not protected or drop_markers or vma.is_anonymous or not vma.flags & VM.UFFD_WP:
         return e.NONE_ENTRY
-    return e.not_present(e.SwapType.MARKER, e.Marker.UFFD_WP)
+    return e.marker(e.Marker.UFFD_WP)
 
 
 def _stays(vma: Vma, entry: int) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.files.file_systems import EXT4, RAMFS, VFAT, XFS
+from memdesc.mm.files.folio_writeback import wait_for_disk, wait_stable
 from memdesc.mm.files.page_cache import add_folio, attach_private, remove_folio
 from memdesc.mm.files.super import claim_blocks, has_block_left, want_write
 from memdesc.mm.process import Errno
@@ -53,6 +54,8 @@ def fill_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
     """Read a folio that is cached. One that the disk does not give is not UPTODATE."""
     first = int(kernel.f.pgoff[pfn])
     pages = range(first, first + (1 << kernel.order_of(pfn)))
+    if any(at in mapping.blocks for at in pages):
+        wait_for_disk(kernel, "read_folio")
     if kernel.disk.fails and any(at in mapping.blocks for at in pages):
         kernel.clear_flags(pfn, KPF.UPTODATE)
         kernel.say("read_folio: the disk does not give it, cached without its content")
@@ -86,9 +89,10 @@ def write_begin(kernel: Kernel, mapping: AddressSpace, index: int, pages: int) -
                 order = min(order, (index & -index).bit_length() - 1)
             while order and any(index + at in mapping.pages for at in range(1 << order)):
                 order -= 1
-        pfn = add_folio(kernel, mapping, index, order)
+        pfn = add_folio(kernel, mapping, index, order, write=True)
         if order:
             kernel.say(f"__filemap_get_folio: a folio of order {order} for the write")
+    wait_stable(kernel, pfn, "write_begin")
     if mapping.fs.buffers:
         attach_private(kernel, pfn)
     end = min(index + pages, index + (1 << kernel.order_of(pfn)) - (pfn - kernel.head(pfn)))
@@ -103,6 +107,7 @@ def write_begin(kernel: Kernel, mapping: AddressSpace, index: int, pages: int) -
 def page_mkwrite(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
     """vm_ops->page_mkwrite: a shared mapping writes for the first time. Raises Signal."""
     want_write(kernel, mapping.fs.name)
+    wait_stable(kernel, pfn, "page_mkwrite")
     if mapping.fs is EXT4:
         from memdesc.mm.files.ext4 import ext4_page_mkwrite
 

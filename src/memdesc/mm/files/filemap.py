@@ -20,7 +20,7 @@ from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.huge.file_pmd import set_file_pmd
 from memdesc.mm.huge.shmem_huge import FaultAt, is_anon_shmem
 from memdesc.mm.process import Errno, Mm, Signal
-from memdesc.mm.reclaim.mark_accessed import mark_accessed
+from memdesc.mm.reclaim.mark_accessed import has_recency, mark_accessed
 from memdesc.mm.rmap import anon_vma_prepare
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = [
     "file_entry_gone",
     "is_cached",
     "madvise_willneed",
-    "punch_hole",
     "wp_page_shared",
 ]
 
@@ -181,7 +180,7 @@ def file_entry_gone(kernel: Kernel, vma: Vma, pfn: int, entry: int) -> None:
     """An entry that mapped a page of a file is about to go: its bits pass to the folio."""
     if entry & e.DIRTY:
         dirty_folio(kernel, pfn)
-    if entry & e.ACCESSED and not vma.flags & (VM.RAND_READ | VM.SEQ_READ):
+    if entry & e.ACCESSED and has_recency(kernel, vma):
         mark_accessed(kernel, pfn)
 
 
@@ -192,13 +191,6 @@ def madvise_willneed(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: 
     assert vma.file is not None
     if vma.file.mapping.fs.has_device:
         force_readahead(kernel, vma.file, vma.index_of(vpn_start), vpn_end - vpn_start)
-
-
-def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
-    """FALLOC_FL_PUNCH_HOLE of pages [first, end). Raises Errno."""
-    from memdesc.mm.files.truncate import punch_hole as punch
-
-    punch(kernel, file, first, end)
 
 
 # --- helpers -----------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from memdesc.mm.process import Errno, Mm, Process
 if TYPE_CHECKING:
     from memdesc.mm.areas.mempolicy import Policy
     from memdesc.mm.kernel import Kernel
+    from memdesc.mm.reclaim.workingset import Shadow
 
 __all__ = [
     "EXT4",
@@ -71,9 +72,17 @@ class AddressSpace:
     """i_pages: index -> frame, for every page of every folio."""
     swapped: dict[int, int] = field(default_factory=dict)
     """Index -> swap slot, of shmem pages that are swapped out."""
+    lost: set[int] = field(default_factory=set)
+    """Indexes of shmem pages that swap could not give back: entries of the page cache that stand
+    for an error from then on."""
+    lost_twice: int = 0
+    """How many of those were thrown away: the inode's number of swapped pages (`info->swapped`) was
+    lowered for each when it was lost, and again then (`mm/shmem.c:shmem_undo_range`)."""
     swap_orders: dict[int, int] = field(default_factory=dict)
     """Index -> order, of shmem pages that were swapped out as a large folio and are still one
     entry of the page cache."""
+    shadows: dict[int, Shadow] = field(default_factory=dict)
+    """Index -> what is remembered of a page that was reclaimed."""
     fallocend: int = 0
     """End of what fallocate(2) reserved, in pages: a split keeps pages up to there."""
     blocks: dict[int, int] = field(default_factory=dict)
@@ -98,6 +107,8 @@ class AddressSpace:
     """AS_EIO, AS_ENOSPC: "EIO", "ENOSPC"."""
     owner: int | None = None
     """Who alone may open it; None: everybody, as with memory files."""
+    unevictable: bool = False
+    """AS_UNEVICTABLE: its pages must not go, by SHM_LOCK (of whole file systems: `new_flags`)."""
     reserved: int = 0
     """Pages that are promised as a whole (shmem_acct_size); 0: each as it comes."""
     policies: dict[int, Policy] = field(default_factory=dict)
@@ -127,6 +138,8 @@ class OpenFile:
     append: bool = False
     random: bool = False
     """FMODE_RANDOM: POSIX_FADV_RANDOM."""
+    noreuse: bool = False
+    """FMODE_NOREUSE: POSIX_FADV_NOREUSE."""
     holders: int = 1
     """f_count: descriptors and areas."""
     counted: bool = False
@@ -142,6 +155,11 @@ class OpenFile:
     def path(self) -> str:
         """As /proc/PID/maps shows it."""
         return self.mapping.path
+
+    @property
+    def has_close(self) -> bool:
+        """vm_ops->close: its areas are counted by who made them, so none may vanish in a merge."""
+        return self.mapping.fs is HUGETLBFS
 
     def mapped(self, mm: Mm, vma: Vma) -> None:
         """An area maps it: vma_link_file()."""
@@ -245,6 +263,8 @@ def open_file(
         inode.owner = process.mm.limits.uid
     if not may_write(process.mm, inode):
         raise Errno("EACCES")
+    if flags.get("direct") and not can_odirect(kernel, inode):
+        raise Errno("EINVAL")
     made = _open(inode)
     sample_errors(kernel, made)
     for flag, value in flags.items():
@@ -258,6 +278,12 @@ def open_file(
     return _install(process, name, made)
 
 
+def can_odirect(kernel: Kernel, inode: AddressSpace) -> bool:
+    """FMODE_CAN_ODIRECT: what lies on a device, and tmpfs since 6.6; not memory files, which nobody
+    opened by name (`mm/shmem.c:shmem_file_open` sets it)."""
+    return inode.fs.has_device or (inode.fs is TMPFS and kernel.rules.tmpfs_takes_direct)
+
+
 def may_write(mm: Mm, inode: AddressSpace) -> bool:
     """inode_owner_or_capable(), or file_permission() with MAY_WRITE."""
     return mm.limits.capable or inode.owner in (None, mm.limits.uid)
@@ -265,7 +291,7 @@ def may_write(mm: Mm, inode: AddressSpace) -> bool:
 
 def close_file(kernel: Kernel, process: Process, name: str) -> None:
     """close(2)."""
-    process.files.pop(name).closed(kernel)
+    process.files.take(name).closed(kernel)
 
 
 def dup_file(process: Process, name: str, old: str) -> None:

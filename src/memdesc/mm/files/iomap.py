@@ -40,15 +40,13 @@ def xfs_setattr_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     `fs/xfs/xfs_iops.c:xfs_setattr_size`: data beyond the end that the disk knows of is written
     before a larger size is logged; and what is dirty where the new space, or the new end, is.
     """
-    from memdesc.mm.files.writeback import filemap_fdatawrite
-
     old, on_disk = mapping.size, mapping.disk_size
     if size > old and kernel.rules.iomap_zeroing_flushes:
-        filemap_fdatawrite(kernel, mapping, old // PAGE_BYTES, -(-size // PAGE_BYTES))
+        _write_and_wait(kernel, mapping, old // PAGE_BYTES, -(-size // PAGE_BYTES))
     if size > on_disk != old:
-        filemap_fdatawrite(kernel, mapping, on_disk // PAGE_BYTES, -(-size // PAGE_BYTES))
+        _write_and_wait(kernel, mapping, on_disk // PAGE_BYTES, -(-size // PAGE_BYTES))
     if size < old and kernel.rules.xfs_writes_new_end:
-        filemap_fdatawrite(kernel, mapping, size // PAGE_BYTES, size // PAGE_BYTES + 1)
+        _write_and_wait(kernel, mapping, size // PAGE_BYTES, size // PAGE_BYTES + 1)
     mapping.disk_size = size
 
 
@@ -57,3 +55,14 @@ def iomap_page_mkwrite(kernel: Kernel, pfn: int) -> None:
     if kernel.rules.iomap_tracks_blocks:
         ifs_alloc(kernel, pfn)
     kernel.say("iomap_page_mkwrite: the file system knows of the write")
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _write_and_wait(kernel: Kernel, mapping: AddressSpace, first: int, end: int) -> None:
+    """filemap_write_and_wait_range(), of which nobody looks at the errors here."""
+    from memdesc.mm.files.writeback import filemap_fdatawait, filemap_fdatawrite
+
+    filemap_fdatawrite(kernel, mapping, first, end)
+    filemap_fdatawait(kernel, mapping, first, end)

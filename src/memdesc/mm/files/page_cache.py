@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.check import HOLDERS
+from memdesc.mm.files.folio_writeback import wait_writeback
 from memdesc.mm.files.inode import HUGETLBFS, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
 from memdesc.mm.files.memfd import check_write
 from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Errno
 from memdesc.mm.reclaim.mark_accessed import mark_accessed
+from memdesc.mm.reclaim.swap_state import device_of
+from memdesc.mm.reclaim.workingset import Shadow, cache_refault, is_recent
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -27,6 +30,7 @@ __all__ = [
     "cachestat",
     "detach_private",
     "file_mappings",
+    "generic_write_checks",
     "is_cached",
     "pread",
     "pwrite",
@@ -38,16 +42,20 @@ _PRIVATE = int(KPF.PRIVATE)
 
 
 def add_folio(
-    kernel: Kernel, mapping: AddressSpace, index: int, order: int = 0, *, flags: int | None = None
-) -> int:
+    kernel: Kernel, mapping: AddressSpace, index: int, order: int = 0,
+    *, flags: int | None = None, write: bool = False,
+) -> int:  # fmt: skip
     """filemap_add_folio(): a new zeroed folio at an index; its first frame.
 
-    Raises OutOfMemory.
+    `write`: write(2) is about to fill it (__GFP_WRITE). Raises OutOfMemory.
     """
+    flags = mapping.fs.new_flags if flags is None else flags
+    if mapping.unevictable:
+        flags |= int(KPF.UNEVICTABLE)
     pfn = kernel.alloc_folio(
         mapping.fs.kind,
         order,
-        flags=mapping.fs.new_flags if flags is None else flags,
+        flags=flags,
         mapping=mapping.number,
         index=index,
     )
@@ -55,12 +63,14 @@ def add_folio(
         assert index + page not in mapping.pages
         mapping.pages[index + page] = pfn + page
     kernel.get(pfn, (1 << order) - 1)
+    cache_refault(kernel, mapping, index, pfn, write=write)
     kernel.batch(pfn, BATCH_ADD)
     return pfn
 
 
 def remove_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
     """filemap_remove_folio(): out of the cache; who still holds it keeps it without a file."""
+    wait_writeback(kernel, pfn, "whoever takes a page out of the page cache")
     head = kernel.head(pfn)
     index, pages = int(kernel.f.pgoff[head]), 1 << int(kernel.f.order[head])
     detach_private(kernel, head)
@@ -92,7 +102,7 @@ def read_page(
     `create`: a hole of shmem gets a page. Raises OutOfMemory, Errno where a disk fails.
     """
     found = mapping.pages.get(index)
-    if mapping.is_shmem and (create or index in mapping.swapped):
+    if mapping.is_shmem and (create or index in mapping.swapped or index in mapping.lost):
         from memdesc.mm.files.shmem import shmem_get_page
 
         return shmem_get_page(kernel, mapping, index)
@@ -128,10 +138,15 @@ def pread(kernel: Kernel, file: OpenFile, first: int, pages: int | None) -> tupl
         from memdesc.mm.files.readahead import filemap_get_pages
 
         filemap_get_pages(kernel, file, first, end)
-    found = []
+    found: list[int] = []
     for index in range(first, end):
         pfn = read_page(kernel, mapping, index, create=False)
         if pfn is not None:
+            if mapping.is_shmem and kernel.f.flags[pfn] & KPF.HWPOISON:
+                kernel.say("shmem_file_read_iter: the page was lost to a memory error")
+                if not found:
+                    raise Errno("EIO")
+                break
             # filemap_read() counts only once what is read again and again (pos_same_folio).
             order = kernel.order_of(pfn)
             if mapping.is_shmem or last < 0 or index >> order != last >> order:
@@ -165,11 +180,7 @@ def pwrite(
     from memdesc.mm.files.super import want_write
     from memdesc.mm.files.writeback import dirty_folio, generic_write_sync
 
-    if limit is not None:
-        if first >= limit:
-            kernel.say("generic_write_checks: RLIMIT_FSIZE")
-            raise Errno("EFBIG")
-        contents = contents[: limit - first]
+    contents = contents[: generic_write_checks(kernel, first, len(contents), limit)]
     want_write(kernel, mapping.fs.name)
     for at, content in enumerate(contents):
         index = first + at
@@ -191,6 +202,16 @@ def pwrite(
     return len(contents) * PAGE_BYTES
 
 
+def generic_write_checks(kernel: Kernel, first: int, pages: int, limit: int | None) -> int:
+    """How many pages may be written from `first` on under RLIMIT_FSIZE. Raises Errno."""
+    if limit is None:
+        return pages
+    if first >= limit:
+        kernel.say("generic_write_checks: RLIMIT_FSIZE")
+        raise Errno("EFBIG")
+    return min(pages, limit - first)
+
+
 def is_cached(kernel: Kernel, file: OpenFile, index: int) -> bool:
     """mm/mincore.c:mincore_page: whether a page of a file is in the cache, with its content."""
     pfn = file.mapping.pages.get(index)
@@ -209,7 +230,16 @@ def cachestat(
     tagged = [kernel.flags(pfn) for pfn in cached] if mapping.fs.has_device else []
     dirty = sum(bool(flags & KPF.DIRTY) for flags in tagged)
     writing = sum(bool(flags & KPF.WRITEBACK) for flags in tagged)
-    return len(cached), dirty, writing, len(mapping.swapped), 0
+    away: list[Shadow | None] = [mapping.shadows[at] for at in mapping.shadows if first <= at < end]
+    away += [
+        device_of(kernel).shadows.get(slot)
+        for at, slot in mapping.swapped.items()
+        if first <= at < end
+    ]
+    # What swap could not give back is an entry, too, of which nothing is remembered.
+    away += [None for at in mapping.lost if first <= at < end]
+    recently = sum(shadow is not None and is_recent(kernel, shadow, file=True) for shadow in away)
+    return len(cached), dirty, writing, len(away), recently
 
 
 def file_mappings(kernel: Kernel) -> list[AddressSpace]:

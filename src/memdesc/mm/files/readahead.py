@@ -94,8 +94,11 @@ def fadvise(kernel: Kernel, file: OpenFile, first: int, pages: int, advice: str)
         return
     if advice == "willneed":
         force_readahead(kernel, file, first, pages)
-    elif advice != "noreuse":
+    elif advice == "noreuse":
+        file.noreuse = kernel.rules.fadvise_noreuse
+    else:
         file.random = advice == "random"
+        file.noreuse = file.noreuse and advice != "normal"
         if advice != "random":
             usual = _ra_pages(kernel)
             _state(kernel, file)["pages"] = usual * 2 if advice == "sequential" else usual

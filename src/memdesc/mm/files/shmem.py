@@ -13,6 +13,7 @@ from memdesc.mm.files.inode import PAGE_BYTES
 from memdesc.mm.files.page_cache import add_folio
 from memdesc.mm.huge.shmem_huge import FaultAt, new_folio_orders
 from memdesc.mm.huge.thp_orders import PMD_ORDER
+from memdesc.mm.huge.thp_stats import count_thp
 from memdesc.mm.process import Errno, OutOfMemory
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def shmem_get_page(
 ) -> int:
     """shmem_get_folio(): the page at an index; a hole gets a zeroed one, a swapped one comes back.
 
-    `fault`: where it is wanted, if it is wanted in memory. Raises OutOfMemory.
+    `fault`: where it is wanted, if it is wanted in memory. Raises OutOfMemory, Errno where swap
+    does not give it back.
     """
     found = mapping.pages.get(index)
     if found is not None:
@@ -35,6 +37,9 @@ def shmem_get_page(
             kernel.set_flags(found, int(KPF.UPTODATE))
             kernel.say("shmem_get_folio: reserved by fallocate, zeroed now")
         return found
+    if index in mapping.lost:
+        kernel.say("shmem_swapin_folio: swap did not give it back, EIO for ever")
+        raise Errno("EIO")
     if index in mapping.swapped:
         from memdesc.mm.reclaim.swapfile import shmem_swapin
 
@@ -43,9 +48,13 @@ def shmem_get_page(
 
 
 def shmem_write_begin(kernel: Kernel, mapping: AddressSpace, index: int, pages: int) -> int:
-    """The page that write(2) fills next; `pages` are still to come. Raises OutOfMemory."""
-    if index in mapping.pages or index in mapping.swapped:
-        return shmem_get_page(kernel, mapping, index)
+    """The page that write(2) fills next; `pages` are still to come. Raises OutOfMemory, Errno."""
+    if index in mapping.pages or index in mapping.swapped or index in mapping.lost:
+        found = shmem_get_page(kernel, mapping, index)
+        if kernel.f.flags[found] & KPF.HWPOISON:
+            kernel.say("shmem_write_begin: the page was lost to a memory error")
+            raise Errno("EIO")
+        return found
     # A file system with large folios is asked for as much as the largest could take.
     write_end = min(index + pages, ((index >> PMD_ORDER) + 1) << PMD_ORDER)
     return _new_folio(kernel, mapping, index, write_end=write_end)
@@ -67,7 +76,7 @@ def shmem_fallocate(
     index = first
     while index < end:
         pfn = mapping.pages.get(index)
-        if pfn is None and index in mapping.swapped:
+        if pfn is None and (index in mapping.swapped or index in mapping.lost):
             pfn = shmem_get_page(kernel, mapping, index)
         if pfn is None:
             pfn = _new_folio(
@@ -95,7 +104,9 @@ def _new_folio(
         try:
             pfn = add_folio(kernel, mapping, first, order, flags=flags)
         except OutOfMemory:
+            count_thp(kernel, order, "thp_file_fallback")
             continue
+        count_thp(kernel, order, "thp_file_alloc")
         kernel.say(f"shmem_get_folio: a hole, a new zeroed folio of {1 << order} pages")
         return pfn + index - first
     kernel.say("shmem_get_folio: a hole, a new zeroed page in the cache")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.files.file_systems import BY_NAME
+from memdesc.mm.files.folio_writeback import wait_for_disk
 from memdesc.mm.files.page_cache import file_mappings
 from memdesc.mm.process import Errno
 
@@ -106,6 +107,7 @@ def _mappings(kernel: Kernel, name: str) -> list[AddressSpace]:
 def _sync(kernel: Kernel, name: str) -> None:
     from memdesc.mm.files.writeback import filemap_fdatawrite
 
+    wait_for_disk(kernel, "the file system")
     for mapping in _mappings(kernel, name):
         filemap_fdatawrite(kernel, mapping)
 

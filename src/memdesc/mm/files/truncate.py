@@ -13,9 +13,11 @@ from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.faults.zap import zap_range
 from memdesc.mm.files.file_systems import EXT4, HUGETLBFS, SECRETMEM, VFAT, XFS
+from memdesc.mm.files.folio_writeback import wait_writeback
 from memdesc.mm.files.inode import PAGE_BYTES, PARTLY, AddressSpace, OpenFile
 from memdesc.mm.files.memfd import check_fallocate, check_punch, check_resize
 from memdesc.mm.files.page_cache import file_mappings, read_page, remove_folio
+from memdesc.mm.files.super import want_write
 from memdesc.mm.huge.file_split import cut_folio
 from memdesc.mm.huge.shmem_truncate import shmem_undo_range
 from memdesc.mm.process import Errno
@@ -43,6 +45,7 @@ def ftruncate(kernel: Kernel, file: OpenFile, size: int) -> None:
     mapping = file.mapping
     if mapping.fs is SECRETMEM and mapping.size:
         raise Errno("EINVAL")
+    want_write(kernel, mapping.fs.name)
     check_resize(mapping, size)
     set_size(kernel, mapping, size)
 
@@ -88,6 +91,7 @@ def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
         raise Errno("EINVAL")
     if mapping.fs is SECRETMEM:
         raise Errno("EOPNOTSUPP")
+    want_write(kernel, mapping.fs.name)
     check_punch(mapping)
     if mapping.fs is HUGETLBFS:
         from memdesc.mm.hugetlb.hugetlbfs import punch_hole as punch_hugetlb
@@ -133,6 +137,7 @@ def truncate_inode_pages(
     for edge in (first, end):
         if edge is not None:
             cut_folio(kernel, mapping, edge)
+    found = False
     for index in sorted(mapping.pages):
         pfn = mapping.pages.get(index)
         if pfn is None or index < first or (end is not None and index >= end):
@@ -144,6 +149,10 @@ def truncate_inode_pages(
             continue
         kernel.clear_flags(pfn, KPF.DIRTY)
         remove_folio(kernel, mapping, pfn)
+        found = True
+    if found:
+        kernel.drain()  # mm/swap.c:__folio_batch_release, of the folios that were looked up
+    _clear_shadows(mapping, first, end)
     for index in [at for at in mapping.blocks if first <= at and (end is None or at < end)]:
         del mapping.blocks[index]
 
@@ -153,10 +162,12 @@ def invalidate_mapping_pages(
 ) -> int:
     """Drop what is clean, unmapped and not in use; how many pages went."""
     dropped = 0
+    found = False
     for index in sorted(mapping.pages):
         pfn = mapping.pages.get(index)
         if pfn is None or index < first or (end is not None and index >= end):
             continue
+        found = True
         pages = 1 << kernel.order_of(pfn)
         flags = kernel.flags(pfn)
         private = bool(flags & KPF.PRIVATE)
@@ -166,6 +177,9 @@ def invalidate_mapping_pages(
             continue
         remove_folio(kernel, mapping, pfn)
         dropped += pages
+    _clear_shadows(mapping, first, end)
+    if found:
+        kernel.drain()  # mm/swap.c:__folio_batch_release, of the folios that were looked up
     return dropped
 
 
@@ -186,6 +200,8 @@ def fadvise_dontneed(kernel: Kernel, file: OpenFile, first: int, pages: int) -> 
 def drop_caches(kernel: Kernel, value: int) -> None:
     """/proc/sys/vm/drop_caches: clean unmapped pages of every file, and with 2 all that shrinkers
     can give (`fs/drop_caches.c`)."""
+    if not 1 <= value <= 4:
+        raise Errno("EINVAL")
     if value & 1:
         kernel.drain()
         for mapping in file_mappings(kernel):
@@ -225,6 +241,7 @@ def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str)
         raise Errno("EINVAL")
     if mapping.fs is SECRETMEM:
         raise Errno("EOPNOTSUPP")
+    want_write(kernel, mapping.fs.name)
     if mapping.is_shmem:
         from memdesc.mm.files.shmem import shmem_fallocate
 
@@ -249,11 +266,18 @@ def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str)
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _clear_shadows(mapping: AddressSpace, first: int, end: int | None) -> None:
+    """clear_shadow_entries(): what was reclaimed there is forgotten."""
+    for index in [at for at in mapping.shadows if first <= at and (end is None or at < end)]:
+        del mapping.shadows[index]
+
+
 def _zero_rest(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
     """truncate_inode_partial_folio(), ext4_block_truncate_page(): zeroes behind the end."""
     pfn = read_page(kernel, mapping, index, create=False)
     if pfn is None or not kernel.f.content[pfn]:
         return
+    wait_writeback(kernel, pfn, "truncate_inode_partial_folio")
     kernel.f.content[pfn] |= PARTLY
     from memdesc.mm.files.writeback import dirty_folio
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memdesc.mm.files import errseq
+from memdesc.mm.files.folio_writeback import Answers
 from memdesc.mm.process import Errno
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ __all__ = [
 class Disk:
     """The device below file systems that have one."""
 
-    fails: bool = False
-    """Data can be neither read nor written; what describes the files can."""
+    answers: Answers = Answers.OK
+    """Whether data can be read and written; what describes the files always can."""
+    waiting: list[tuple[AddressSpace, int, list[int]]] = field(default_factory=list)
+    """What is under write-back: (file, folio, its pages before the end of the file then)."""
     s_wb_err: dict[str, int] = field(default_factory=dict)
     """Superblocks' errseq, by file system."""
     readonly: set[str] = field(default_factory=set)
@@ -43,6 +46,11 @@ class Disk:
     frozen: set[str] = field(default_factory=set)
     left: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Of file systems that were filled: blocks that were left, and blocks in use then."""
+
+    @property
+    def fails(self) -> bool:
+        """Data can be neither read nor written."""
+        return self.answers is Answers.FAIL
 
 
 def mapping_set_error(kernel: Kernel, mapping: AddressSpace, error: str) -> None:

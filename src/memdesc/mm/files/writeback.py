@@ -5,8 +5,11 @@ folio_clear_dirty_for_io; fs/buffer.c:block_dirty_folio; fs/ext4/inode.c:ext4_do
 mm/rmap.c:folio_mkclean; mm/msync.c; fs/sync.c @6.12`; which file system has which callback:
 `memdesc.kernels.dirtying`.
 
-The marks of a file's index (DIRTY, TOWRITE, WRITEBACK) follow the folios' flags here, since writing
-back is done when the call returns: `nr_dirty` and cachestat count what has them.
+The marks of a file's index (DIRTY, WRITEBACK) follow the folios' flags here: `nr_dirty` and
+cachestat count what has them. TOWRITE keeps a sync from writing what others dirty meanwhile, and
+here nobody does. Writing back is done when the call returns, unless the disk holds what it is
+given: then folios stay under write-back (`mm.files.folio_writeback`), and whoever would wait for
+them is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import INVARIANTS
 from memdesc.mm.files.aops import write_state
 from memdesc.mm.files.file_systems import EXT4, SECRETMEM, XFS
+from memdesc.mm.files.folio_writeback import (
+    Answers,
+    end_writeback,
+    start_writeback,
+    wait_for_disk,
+    wait_writeback,
+)
 from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, OpenFile
 from memdesc.mm.files.page_cache import file_mappings
 from memdesc.mm.files.wb_err import (
@@ -36,11 +46,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "dirty_folio",
+    "filemap_fdatawait",
     "filemap_fdatawrite",
     "folio_mkclean",
     "generic_write_sync",
     "msync",
     "nr_dirty",
+    "set_disk",
     "sync",
     "sync_file_range",
     "syncfs",
@@ -114,22 +126,39 @@ def filemap_fdatawrite(
 ) -> int:
     """Write dirty folios that begin in pages [first, end); how many folios were.
 
-    They are marked TOWRITE all at once and written in the order of their indexes. Errors are
-    noted, nobody is told.
+    They are marked TOWRITE all at once and written in the order of their indexes. What is under
+    write-back already is passed over. Errors are noted, nobody is told.
     """
     if not mapping.fs.has_device:
         return 0
-    heads = dict.fromkeys(
-        kernel.head(mapping.pages[index])
-        for index in sorted(mapping.pages)
-        if index >= first and (end is None or index < end)
-    )
-    dirty = [head for head in heads if kernel.flags(head) & KPF.DIRTY]
+    flags = {head: kernel.flags(head) for head in _folios(kernel, mapping, first, end)}
+    dirty = [head for head in flags if flags[head] & KPF.DIRTY and not flags[head] & KPF.WRITEBACK]
     for head in dirty:
         _write_folio(kernel, mapping, head)
     if dirty:
+        kernel.drain()  # mm/swap.c:__folio_batch_release, of the folios that were looked up
         kernel.say(f"write_cache_pages: {len(dirty)} folios, read-only in every shared mapping now")
     return len(dirty)
+
+
+def filemap_fdatawait(
+    kernel: Kernel, mapping: AddressSpace, first: int = 0, end: int | None = None
+) -> None:
+    """filemap_fdatawait_range(): until nothing there is under write-back."""
+    for head in _folios(kernel, mapping, first, end):
+        wait_writeback(kernel, head, "filemap_fdatawait_range")
+
+
+def set_disk(kernel: Kernel, answers: Answers) -> None:
+    """From now on the disk does so; what it kept is written, or fails, in the order of asking."""
+    disk = kernel.disk
+    disk.answers = answers
+    if answers is Answers.HOLD:
+        return
+    waiting, disk.waiting = disk.waiting, []
+    for mapping, head, pages in waiting:
+        _end_io(kernel, mapping, head, pages)
+        end_writeback(kernel, head)
 
 
 def writeback_range(
@@ -137,6 +166,7 @@ def writeback_range(
 ) -> int:
     """filemap_write_and_wait_range(), of callers without a file. Raises Errno."""
     written = filemap_fdatawrite(kernel, mapping, first, end)
+    filemap_fdatawait(kernel, mapping, first, end)
     filemap_check_errors(kernel, mapping)
     return written
 
@@ -148,6 +178,7 @@ def vfs_fsync_range(kernel: Kernel, file: OpenFile, first: int = 0, end: int | N
     if not file.mapping.fs.has_device:
         kernel.say("noop_fsync: nowhere to write to")
         return
+    wait_for_disk(kernel, "fsync")
     filemap_fdatawrite(kernel, file.mapping, first, end)
     file_check_and_advance_wb_err(kernel, file)
 
@@ -158,20 +189,31 @@ def generic_write_sync(kernel: Kernel, file: OpenFile, first: int, pages: int) -
         vfs_fsync_range(kernel, file, first, first + pages)
 
 
-def sync_file_range(kernel: Kernel, file: OpenFile, first: int, pages: int) -> None:
-    """sync_file_range(2) with all flags: pages only, and this file's error. Raises Errno."""
+def sync_file_range(
+    kernel: Kernel, file: OpenFile, first: int, pages: int, *, waits: bool = True
+) -> None:
+    """sync_file_range(2) with all flags: pages only, and this file's error. Raises Errno.
+
+    `waits` False: SYNC_FILE_RANGE_WRITE alone, which asks for no error either.
+    """
     filemap_fdatawrite(kernel, file.mapping, first, first + pages)
+    if not waits:
+        return
+    filemap_fdatawait(kernel, file.mapping, first, first + pages)
     file_check_and_advance_wb_err(kernel, file)
 
 
 def sync(kernel: Kernel) -> None:
     """sync(2): everything; errors are noted for whoever asks later."""
+    wait_for_disk(kernel, "sync")
     for mapping in file_mappings(kernel):
         filemap_fdatawrite(kernel, mapping)
 
 
 def syncfs(kernel: Kernel, file: OpenFile) -> None:
     """syncfs(2): every file of the file system that a file lies on. Raises Errno."""
+    if file.mapping.fs.has_device:
+        wait_for_disk(kernel, "syncfs")
     for mapping in file_mappings(kernel):
         if mapping.fs is file.mapping.fs:
             filemap_fdatawrite(kernel, mapping)
@@ -207,6 +249,17 @@ def msync(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, mode: str) -> No
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _folios(kernel: Kernel, mapping: AddressSpace, first: int, end: int | None) -> list[int]:
+    """Folios that have a page in [first, end), in the order of their indexes."""
+    return list(
+        dict.fromkeys(
+            kernel.head(mapping.pages[index])
+            for index in sorted(mapping.pages)
+            if index >= first and (end is None or index < end)
+        )
+    )
+
+
 def _check_notified(kernel: Kernel) -> None:
     """What a mapping may write to without a fault is dirty, where a file system wants to know."""
     for mapping in file_mappings(kernel):
@@ -234,6 +287,18 @@ def _write_folio(kernel: Kernel, mapping: AddressSpace, head: int) -> None:
     pages = [page for page in kernel.pages_of(head) if index + page - head < mapping.pages_in_size]
     if not write_state(kernel, mapping, head):
         return
+    if kernel.disk.answers is Answers.HOLD:
+        if mapping.journalled:
+            wait_for_disk(kernel, "the commit of a file whose data is journalled")
+        start_writeback(kernel, head)
+        kernel.disk.waiting.append((mapping, head, pages))
+        return
+    _end_io(kernel, mapping, head, pages)
+
+
+def _end_io(kernel: Kernel, mapping: AddressSpace, head: int, pages: list[int]) -> None:
+    """The disk has written a folio, or could not."""
+    index = int(kernel.f.pgoff[head])
     if kernel.disk.fails:
         new = any(index + page - head not in mapping.blocks for page in pages)
         if kernel.rules.failed_writes_fill_blocks and mapping.fs is EXT4:

@@ -45,9 +45,10 @@ def collapse_file_range(
     start = vma.index_of(low)
     result = _scan_file(kernel, mm, file, start, low, limits)
     if result is Scan.PAGE_DIRTY_OR_WRITEBACK and limits is None:
-        from memdesc.mm.files.writeback import filemap_fdatawrite
+        from memdesc.mm.files.writeback import filemap_fdatawait, filemap_fdatawrite
 
         filemap_fdatawrite(kernel, file.mapping, start, start + TABLE_ENTRIES)
+        filemap_fdatawait(kernel, file.mapping, start, start + TABLE_ENTRIES)
         kernel.say("collapse_single_pmd: dirty pages are written back, then once more")
         result = _scan_file(kernel, mm, file, start, low, limits)
     if result is Scan.PTE_MAPPED_HUGEPAGE:
@@ -105,6 +106,7 @@ def _collapse_file(
         pfn = kernel.alloc_folio(mapping.fs.kind, PMD_ORDER, index=start)
     except OutOfMemory:
         return Scan.ALLOC_HUGE_PAGE_FAIL
+    kernel.events["thp_collapse_alloc"] += 1
     result, old = _take_pages(kernel, file, start)
     holes = TABLE_ENTRIES - sum(1 << kernel.order_of(head) for head in old)
     if result is Scan.SUCCEED and holes and _missing_is_watched(mapping, start):

@@ -17,7 +17,7 @@ from memdesc.mm.files.writeback import dirty_folio
 from memdesc.mm.frames import TABLE_ENTRIES, Kind
 from memdesc.mm.huge.thp_orders import PMD_ORDER, is_suitable
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
-from memdesc.mm.reclaim.mark_accessed import mark_accessed
+from memdesc.mm.reclaim.mark_accessed import has_recency, mark_accessed
 from memdesc.mm.rmap import mappings_of
 from memdesc.model.compiled import array
 
@@ -57,6 +57,7 @@ def set_file_pmd(
         bits |= e.RW
     mm.tables.alloc_upper(vpn)
     mm.tables.pmds[vpn >> PMD_SHIFT] = Pmd(huge=e.present(head, bits))
+    kernel.events["thp_file_mapped"] += 1
     kernel.f.entire[head] += 1
     kernel.get(head)
     if vma.flags & VM.LOCKED and kernel.rules.pmd_of_file_is_locked:
@@ -70,8 +71,8 @@ def set_file_pmd(
 def zap_file_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     """zap_huge_pmd() of a file's huge page."""
     entry, head = _take_out(kernel, mm, vma, vpn)
-    recent = not vma.flags & (VM.RAND_READ | VM.SEQ_READ)
-    if entry & e.ACCESSED and recent and kernel.rules.pmd_zap_marks_accessed:
+    recent = entry & e.ACCESSED and has_recency(kernel, vma)
+    if recent and kernel.rules.pmd_zap_marks_accessed:
         mark_accessed(kernel, head)
     kernel.put(head)
     kernel.say("zap_huge_pmd: one entry unmapped 512 pages of the file")
@@ -79,6 +80,7 @@ def zap_file_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
 
 def drop_file_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     """__split_huge_pmd_locked() of a file's huge page: nothing is mapped afterwards."""
+    kernel.events["thp_split_pmd"] += 1
     entry, head = _take_out(kernel, mm, vma, vpn)
     if entry & e.ACCESSED:
         kernel.set_flags(head, int(KPF.REFERENCED))
@@ -116,7 +118,7 @@ def unmap_file_folio(kernel: Kernel, head: int) -> None:
             entry = mm.tables.entry(vpn)
             if entry & e.DIRTY:
                 dirty_folio(kernel, head)
-            marker = e.not_present(e.SwapType.MARKER, e.Marker.UFFD_WP)
+            marker = e.marker(e.Marker.UFFD_WP)
             mm.tables.set(vpn, marker if entry & e.UFFD_WP else e.NONE_ENTRY)
             _munlock(kernel, vma, page, whole=False)
             drop_mapping(kernel, page)

@@ -16,8 +16,9 @@ from memdesc.mm.frames import BATCH_DEACTIVATE, TABLE_ENTRIES
 from memdesc.mm.huge.file_pmd import change_file_pmd
 from memdesc.mm.huge.huge_memory import is_huge_zero
 from memdesc.mm.huge.large_folio import likely_mapped_shared, split_folio
-from memdesc.mm.huge.thp_orders import enabled_sizes
+from memdesc.mm.huge.thp_orders import khugepaged_runs
 from memdesc.mm.process import Errno, Mm
+from memdesc.mm.reclaim.workingset import note_advice
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -37,8 +38,7 @@ def hugepage_madvise(kernel: Kernel, mm: Mm, vma: Vma, advice: str) -> VM:
     if advice == "nohugepage":
         return vma.flags & ~VM.HUGEPAGE | VM.NOHUGEPAGE
     flags = vma.flags & ~VM.NOHUGEPAGE | VM.HUGEPAGE
-    small = kernel.rules.collapses_to_any_size and enabled_sizes(kernel, flags)
-    if kernel.knobs["thp"] in ("always", "madvise") or small:
+    if khugepaged_runs(kernel, flags):
         mm.khugepaged = True
     return flags
 
@@ -164,4 +164,5 @@ def _cold_or_pageout(
         return None, bool(split_folio(kernel, pfn))
     pmd.huge &= ~e.ACCESSED
     kernel.clear_flags(pfn, int(KPF.REFERENCED))
+    note_advice(kernel, pfn)
     return pfn, True

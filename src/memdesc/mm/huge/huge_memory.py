@@ -65,7 +65,11 @@ def try_huge_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -
     pfn = _fault_huge_folio(kernel, vma, low)
     if pfn is None:
         return False
-    map_huge_pmd(kernel, mm, vma, low, pfn)
+    try:
+        map_huge_pmd(kernel, mm, vma, low, pfn)
+    except OutOfMemory:
+        kernel.put(pfn)
+        raise
     kernel.say("do_huge_pmd_anonymous_page: a huge page of zeroes")
     return True
 
@@ -100,12 +104,15 @@ def copy_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, v
     assert pmd is not None
     entry = pmd.huge
     pfn = e.pfn_of(entry)
-    if not is_huge_zero(kernel, entry):
-        exclusive = kernel.exclusive(pfn)
-        if exclusive and source.has_pinned and kernel.may_be_pinned(pfn):
-            kernel.say("copy_huge_pmd: pinned, the PMD is split and its pages are copied")
-            split_pmd(kernel, source, vma, vpn)
-            return False
+    zero = is_huge_zero(kernel, entry)
+    pinned = not zero and kernel.exclusive(pfn) and kernel.may_be_pinned(pfn)
+    if pinned and source.has_pinned:
+        kernel.say("copy_huge_pmd: pinned, the PMD is split and its pages are copied")
+        split_pmd(kernel, source, vma, vpn)
+        return False
+    target.tables.alloc_upper(vpn)
+    deposit = target.tables.new_pte_table()
+    if not zero:
         kernel.get(pfn)
         kernel.f.entire[pfn] += 1
         kernel.set_exclusive(pfn, False)
@@ -114,10 +121,9 @@ def copy_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, v
         kernel.say("copy_huge_pmd: the huge page is shared")
     else:
         target.huge_zero = True
-    target.tables.alloc_upper(vpn)
     pmd.huge = entry & ~e.RW
     target.tables.pmds[vpn >> PMD_SHIFT] = Pmd(
-        huge=entry & ~(e.RW | e.ACCESSED | e.UFFD_WP), deposit=target.tables.new_pte_table()
+        huge=entry & ~(e.RW | e.ACCESSED | e.UFFD_WP), deposit=deposit
     )
     return True
 

@@ -20,7 +20,7 @@ from memdesc.mm.huge.huge_memory import map_huge_pmd, new_huge_folio
 from memdesc.mm.huge.large_folio import likely_mapped_shared
 from memdesc.mm.huge.shmem_huge import collapse_allowed
 from memdesc.mm.huge.thp_orders import PMD_ORDER, collapse_orders
-from memdesc.mm.process import Errno, Mm
+from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.model.compiled import array
 
@@ -234,13 +234,16 @@ def _collapse_huge_page(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
     pfn = new_huge_folio(kernel, vma, low)
     if pfn is None:
         return Scan.ALLOC_HUGE_PAGE_FAIL
-    result = _swap_in(kernel, mm, vma, low)
+    kernel.events["thp_collapse_alloc"] += 1
+    try:
+        result = _swap_in(kernel, mm, vma, low)
+    except OutOfMemory:
+        result = Scan.FAIL
     if result is Scan.SUCCEED:
         result = _isolate(kernel, mm, low)
     if result is not Scan.SUCCEED:
         kernel.put(pfn)
         return result
-    kernel.events["thp_collapse_alloc"] += 1
     take_contents(kernel, mm, low, pfn, TABLE_ENTRIES)
     map_huge_pmd(kernel, mm, vma, low, pfn)
     return Scan.SUCCEED

@@ -183,8 +183,11 @@ def deferred_split_scan(kernel: Kernel) -> None:
         if not partially and not _is_underused(kernel, head):
             flags[head] &= ~_DEFERRED
             continue
-        if split_folio(kernel, head) and not partially:
+        failed = split_folio(kernel, head)
+        if failed and not partially:
             flags[head] &= ~_DEFERRED
+        if not failed and not partially:
+            kernel.events["thp_underused_split_page"] += 1
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -220,8 +223,8 @@ def _split_anon(kernel: Kernel, pfn: int, new_order: int, *, held: int, evenly: 
         # The split holds each piece until all is done with it; the caller's stays held.
         size = 1 << kernel.order_of(piece)
         kernel.get(piece, 1 + (size if cached else 0))
-        if drops and size == 1:
-            _map_zero_page_instead(kernel, piece)
+        if size == 1:
+            _map_piece(kernel, piece, drops_zeroes=drops)
         if piece <= pfn < piece + size:
             kernel.get(piece, held)
         if cached:
@@ -238,9 +241,18 @@ def _halves(order: int, new_order: int) -> int:
 
 def _unmap_folio(kernel: Kernel, head: int) -> None:
     """unmap_folio(): every PMD that maps the folio becomes 512 entries; dirt moves to the folio."""
+    from memdesc.mm.areas.mlock import munlock_vma_folio
     from memdesc.mm.huge.huge_memory import split_pmds
 
+    by_entries = [
+        (vma, page)
+        for page in kernel.pages_of(head)
+        for mm, vma, vpn in mappings_of(kernel, page)
+        if vma.flags & VM.LOCKED and not mm.tables.entry(vpn) & e.HUGE
+    ]
     split_pmds(kernel, head)
+    for vma, page in by_entries:
+        munlock_vma_folio(kernel, vma, page)
     if kernel.flags(head) & KPF.DIRTY:
         return
     for page in kernel.pages_of(head):
@@ -249,13 +261,21 @@ def _unmap_folio(kernel: Kernel, head: int) -> None:
             return
 
 
-def _map_zero_page_instead(kernel: Kernel, pfn: int) -> None:
-    """try_to_map_unused_to_zeropage(): a piece of zeroes is not kept."""
-    flags = kernel.flags(pfn)
-    if kernel.f.content[pfn] or flags & (KPF.MLOCKED | KPF.HWPOISON | KPF.SWAPCACHE):
-        return
+def _map_piece(kernel: Kernel, pfn: int, *, drops_zeroes: bool) -> None:
+    """remove_migration_ptes() of a small piece, one area after another.
+
+    Areas that are locked lock it again (folio_add_anon_rmap_pte); a piece of zeroes is not kept in
+    others, unless one before them has locked it (try_to_map_unused_to_zeropage).
+    """
+    from memdesc.mm.areas import mlock
+
+    drops = drops_zeroes and not kernel.f.content[pfn]
     for mm, vma, vpn in list(mappings_of(kernel, pfn)):
         if vma.flags & VM.LOCKED:
+            mlock.mlock_vma_folio(kernel, vma, pfn)
+            mlock.drain(kernel)
+            continue
+        if not drops or kernel.flags(pfn) & (KPF.MLOCKED | KPF.HWPOISON | KPF.SWAPCACHE):
             continue
         mm.tables.set(vpn, e.present(kernel.zero_pfn, e.SPECIAL | e.ACCESSED))
         kernel.f.maps[pfn] -= 1

@@ -164,4 +164,6 @@ def _is_empty(mapping: AddressSpace, index: int, order: int) -> bool:
     """Nothing of an aligned range is cached or swapped out."""
     first = index >> order << order
     pages = range(first, first + (1 << order))
-    return not any(at in mapping.pages or at in mapping.swapped for at in pages)
+    return not any(
+        at in mapping.pages or at in mapping.swapped or at in mapping.lost for at in pages
+    )

@@ -57,11 +57,18 @@ def shmem_undo_range(
 
 def _whole_ones(kernel: Kernel, mapping: AddressSpace, first: int, end: int | None) -> None:
     """Folios and entries of swap that lie wholly in a range."""
+    found = False
     for index in sorted(mapping.pages):
         pfn = mapping.pages.get(index)
         if pfn is None or not _lies_in(first, end, *_extent(kernel, kernel.head(pfn))):
             continue
         truncate_partial_folio(kernel, mapping, pfn, first, end)
+        found = True
+    if found:
+        kernel.drain()  # mm/swap.c:__folio_batch_release, of the folios that were looked up
+    thrown = {at for at in mapping.lost if _lies_in(first, end, at, at + 1)}
+    mapping.lost -= thrown
+    mapping.lost_twice += len(thrown)
     for index in sorted(mapping.swapped):
         size = 1 << mapping.swap_orders.get(index, 0)
         low = index // size * size

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PMD_ORDER", "allowed_orders", "collapse_orders", "enabled_sizes", "is_suitable",
-    "pmd_allowed", "suitable_orders",
+    "khugepaged_runs", "pmd_allowed", "pmd_enabled", "suitable_orders",
 ]  # fmt: skip
 
 PMD_ORDER: Final = PMD_SHIFT
@@ -32,7 +32,17 @@ def pmd_allowed(kernel: Kernel, mm: Mm, vma: Vma, *, sysfs: bool = True) -> bool
 
     MADV_COLLAPSE asks without `sysfs`; it obeys only the area's and the process's own wish.
     """
-    return _takes_part(mm, vma) and (not sysfs or _enabled(kernel.knobs["thp"], vma.flags))
+    return _takes_part(mm, vma) and (not sysfs or pmd_enabled(kernel, vma.flags))
+
+
+def pmd_enabled(kernel: Kernel, flags: VM) -> bool:
+    """Whether settings allow huge pages in anonymous areas with some flags.
+
+    The size has a setting of its own beside the global one since there are other sizes; unless
+    it says `inherit`, the global one says nothing about anonymous memory.
+    """
+    own = kernel.knobs["thp_2m"] if kernel.rules.large_anon_folios else "inherit"
+    return _enabled(_resolved(kernel, own), flags)
 
 
 def allowed_orders(kernel: Kernel, mm: Mm, vma: Vma) -> list[int]:
@@ -53,10 +63,18 @@ def enabled_sizes(kernel: Kernel, flags: VM) -> list[int]:
     """Orders below a PMD's that settings allow in an area with some flags, largest first."""
     found = []
     for name, order in _SIZES.items():
-        word = kernel.knobs[name]
-        if _enabled(kernel.knobs["thp"] if word == "inherit" else word, flags):
+        if _enabled(_resolved(kernel, kernel.knobs[name]), flags):
             found.append(order)
     return sorted(found, reverse=True)
+
+
+def khugepaged_runs(kernel: Kernel, flags: VM = VM.HUGEPAGE) -> bool:
+    """Whether khugepaged has anything to do in anonymous areas with some flags.
+
+    `mm/khugepaged.c:hugepage_pmd_enabled @6.12, hugepage_enabled @7.2`.
+    """
+    small = kernel.rules.collapses_to_any_size and enabled_sizes(kernel, flags)
+    return pmd_enabled(kernel, flags) or bool(small)
 
 
 def is_suitable(vma: Vma, vpn: int, order: int) -> bool:
@@ -83,6 +101,11 @@ def _takes_part(mm: Mm, vma: Vma) -> bool:
     if vma.flags & (VM.NOHUGEPAGE | VM.HUGETLB | VM.PFNMAP | VM.IO | VM.DONTEXPAND | VM.MIXEDMAP):
         return False
     return not mm.thp_disabled and vma.is_anonymous
+
+
+def _resolved(kernel: Kernel, word: str) -> str:
+    """What a setting of one size says."""
+    return kernel.knobs["thp"] if word == "inherit" else word
 
 
 def _enabled(word: str, flags: VM) -> bool:

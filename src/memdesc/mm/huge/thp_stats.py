@@ -27,7 +27,8 @@ were unmapped."""
 THP_EVENTS: Final = (
     "thp_fault_alloc", "thp_fault_fallback", "thp_collapse_alloc", "thp_split_page",
     "thp_split_page_failed", "thp_deferred_split_page", "thp_split_pmd", "thp_zero_page_alloc",
-    "thp_swpout", "thp_swpout_fallback",
+    "thp_swpout", "thp_swpout_fallback", "thp_file_alloc", "thp_file_fallback", "thp_file_mapped",
+    "thp_migration_success",
 )  # fmt: skip
 """Counters of /proc/vmstat about huge pages."""
 

@@ -199,8 +199,10 @@ class _Walk:
                     if self._skips(item, pfn):
                         continue
                     kernel.get(pfn)
-                    visit(kernel, item, pfn)
-                    kernel.put(pfn)
+                    try:
+                        visit(kernel, item, pfn)
+                    finally:
+                        kernel.put(pfn)
         _remove_items(kernel, self._known)
         self._known = []
 

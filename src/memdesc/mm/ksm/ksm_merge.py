@@ -91,12 +91,14 @@ def _unstable_tree(kernel: Kernel, item: RmapItem, pfn: int, content: int) -> No
         return
     kernel.get(tree_pfn)
     same_folio = kernel.head(pfn) == kernel.head(tree_pfn)
-    merged = _merge_two_pages(kernel, item, pfn, other, tree_pfn)
-    if merged:
-        node = ksm.insert(kernel, pfn)
-        ksm.append(other, node)
-        ksm.append(item, node)
-    kernel.put(tree_pfn)
+    try:
+        merged = _merge_two_pages(kernel, item, pfn, other, tree_pfn)
+        if merged:
+            node = ksm.insert(kernel, pfn)
+            ksm.append(other, node)
+            ksm.append(item, node)
+    finally:
+        kernel.put(tree_pfn)
     if same_folio and not merged:
         # The reference to the other page was one too many for a split; now it is gone.
         from memdesc.mm.huge.large_folio import split_folio

@@ -19,6 +19,7 @@ from memdesc.mm.frames import (
     INACTIVE_FILE,
 )
 from memdesc.mm.reclaim.vmscan import Fate, check_references, reclaim_folio
+from memdesc.mm.reclaim.workingset import WORKINGSET
 from memdesc.mm.rmap import mappings_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ def shrink_all(kernel: Kernel) -> int:
     count; dirty files are written back meanwhile (`wakeup_flusher_threads`).
     """
     kernel.drain()
+    kernel.workingset.reclaims_group = True
+    try:
+        return _shrink_group(kernel)
+    finally:
+        kernel.workingset.reclaims_group = False
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _shrink_group(kernel: Kernel) -> int:
     freed = 0
     while True:
         before = freed
@@ -64,19 +76,20 @@ def shrink_all(kernel: Kernel) -> int:
                 continue
             for head in _oldest(kernel, which, _length(kernel, which)):
                 if kernel.flags(head) & KPF.LRU:
+                    if which in (ACTIVE_FILE, ACTIVE_ANON):
+                        kernel.set_flags(head, WORKINGSET)  # shrink_active_list() came first
                     kernel.get(head)
                     check_references(kernel, head)
                     freed += reclaim_folio(kernel, head) is Fate.FREED
         if freed == before:
-            from memdesc.mm.files.writeback import nr_dirty, sync
+            from memdesc.mm.files.page_cache import file_mappings
+            from memdesc.mm.files.writeback import filemap_fdatawrite, nr_dirty
 
             waiting = nr_dirty(kernel)
-            sync(kernel)  # the flusher, which reclaim wakes where it meets dirty files only
+            for mapping in file_mappings(kernel):
+                filemap_fdatawrite(kernel, mapping)  # the flusher, woken by dirty files
             if not waiting or nr_dirty(kernel) == waiting:
                 return freed
-
-
-# --- helpers -------------------------------------------------------------------------------------
 
 
 def _deactivate(kernel: Kernel, head: int) -> None:
@@ -95,7 +108,7 @@ def _deactivate(kernel: Kernel, head: int) -> None:
     if not flags & KPF.SWAPBACKED and any(vma.flags & VM.EXEC for _, vma, _ in touched):
         kernel.relist(head)
         return
-    kernel.relist(head, clear_flags=int(KPF.ACTIVE))
+    kernel.relist(head, set_flags=WORKINGSET, clear_flags=int(KPF.ACTIVE))
 
 
 def _length(kernel: Kernel, which: int) -> int:

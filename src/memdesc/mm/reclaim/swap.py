@@ -13,7 +13,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.frames import BATCH_ADD
-from memdesc.mm.process import Errno, Mm, Signal
+from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.reclaim.swap_readahead import found_in_cache, swapin_readahead
 from memdesc.mm.reclaim.swap_state import (
     device_of,
@@ -23,6 +23,7 @@ from memdesc.mm.reclaim.swap_state import (
     read_swap_cache,
     swap_duplicate,
     swap_free,
+    swap_refault,
 )
 from memdesc.mm.reclaim.swapin_large import entries_of_folio, swapin_order
 from memdesc.types import MemoryType
@@ -103,7 +104,7 @@ def copy_nonpresent(kernel: Kernel, source: Mm, vma: Vma, vpn: int, entry: int) 
 
 
 def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool) -> None:
-    """The part of do_swap_page that maps the page, or all of its folio."""
+    """The part of do_swap_page that maps the page, or all of its folio. Raises Signal."""
     device = device_of(kernel)
     slot = e.swap_offset(entry)
     skips = kernel.rules.swapin_skips_cache
@@ -123,11 +124,22 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
             pfn = swapin_readahead(kernel, mm, vma, vpn, slot)
         kernel.get(pfn)
     head = kernel.head(pfn)
-    copied = 0 if direct else ksm_copy(kernel, vma, vpn, pfn)
+    if not kernel.flags(head) & KPF.UPTODATE:
+        kernel.say("do_swap_page: the page came without its content")
+        kernel.put(head)
+        raise Signal("SIGBUS", "ADRERR")
+    try:
+        copied = 0 if direct else ksm_copy(kernel, vma, vpn, pfn)
+    except OutOfMemory:
+        kernel.put(head)
+        raise
     if not direct and write and not copied and not kernel.flags(head) & (KPF.KSM | KPF.LRU):
         kernel.drain()
     merged = bool(kernel.flags(head) & KPF.KSM)
     exclusive = not merged and (direct or bool(copied) or bool(entry & e.EXCLUSIVE_SWAP))
+    if exclusive and not copied and kernel.flags(head) & KPF.WRITEBACK:
+        kernel.say("do_swap_page: under write-back to a device that wants stable pages: read-only")
+        exclusive = False
     pages = range(vpn, vpn + 1)
     if not copied:
         pages = entries_of_folio(kernel, mm, vma, vpn, entry, pfn)
@@ -237,6 +249,7 @@ def _read_directly(kernel: Kernel, vma: Vma, vpn: int, slot: int, order: int) ->
         mapping=vma.anon_vma.number,
         index=vma.index_of(vpn - behind),
     )
+    swap_refault(kernel, head, range(slot - behind, slot - behind + (1 << order)))
     read_slots(kernel, head, slot - behind)
     kernel.batch(head, BATCH_ADD)
     return head + behind
@@ -259,7 +272,11 @@ def _should_free(kernel: Kernel, vma: Vma, head: int, *, write: bool) -> bool:
 def _marker_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool) -> None:
     """handle_pte_marker()."""
     marker = e.swap_offset(entry)
+    if marker & e.Marker.SWAPIN_ERROR:
+        kernel.say("do_swap_page: swap did not give the page back")
+        raise Signal("SIGBUS", "ADRERR")
     if marker & e.Marker.POISONED:
+        kernel.say("handle_pte_marker: lost, and nothing tells what was there")
         raise Signal("SIGBUS", "MCEERR_AR")
     if marker & e.Marker.GUARD:
         kernel.say("handle_pte_marker: a guard")

@@ -7,11 +7,13 @@ in page tables.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM_UFFD, Vma
+from memdesc.mm.files.folio_writeback import wait_writeback
 from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.reclaim.swap import kept_bits, ksm_copy, map_anon
@@ -24,6 +26,7 @@ from memdesc.mm.reclaim.swap_state import (
     free_swap_cache,
     put_slot,
     read_swap_cache,
+    swap_refault,
     swap_writepage,
 )
 from memdesc.types import MemoryType
@@ -54,12 +57,15 @@ def swapoff(kernel: Kernel) -> None:
     for mapping in file_mappings(kernel):
         for index in list(mapping.swapped):
             if index in mapping.swapped:
-                shmem_swapin(kernel, mapping, index)
+                # What cannot be read is lost, and no reason to stop (shmem_unuse_swap_entries).
+                with suppress(Errno):
+                    shmem_swapin(kernel, mapping, index)
     for process in kernel.processes.values():
         for vma in process.mm.vmas:
             _unuse_vma(kernel, process.mm, vma)
     for pfn in list(device.slots):
         if pfn in device.slots and kernel.head(pfn) == pfn:
+            wait_writeback(kernel, pfn, "swapoff")
             free_swap_cache(kernel, pfn)
     assert not device.counts
     assert not device.cache
@@ -96,7 +102,7 @@ def shmem_swapin(
     """shmem_swapin_folio(): a page is back in the page cache, dirty, and its slot is free.
 
     What was swapped out as a large folio comes back as one where the release does that, and
-    userfaultfd does not want to see each page. Raises OutOfMemory.
+    userfaultfd does not want to see each page. Raises OutOfMemory, Errno where the device fails.
     """
     order = mapping.swap_orders.get(index, 0)
     first = index >> order << order
@@ -104,7 +110,7 @@ def shmem_swapin(
     pfn = device.cache.get(mapping.swapped[index])
     if pfn is None and order:
         armed = fault is not None and fault.vma.flags & VM_UFFD
-        if kernel.rules.shmem_swaps_in_whole and not armed:
+        if kernel.rules.shmem_swaps_in_whole and device.is_synchronous and not armed:
             slots = [mapping.swapped[first + page] for page in range(1 << order)]
             pfn = _read_whole(kernel, slots) + index - first
         else:
@@ -115,6 +121,10 @@ def shmem_swapin(
         pfn = read_swap_cache(kernel, mapping.swapped[index])
     head = kernel.head(pfn)
     first = index - (pfn - head)
+    wait_writeback(kernel, head, "shmem_swapin_folio")
+    if not kernel.flags(head) & KPF.UPTODATE:
+        _set_swapin_error(kernel, mapping, index, head)
+        raise Errno("EIO")
     pages = list(kernel.pages_of(head))
     # The page cache's references.
     kernel.get(head, len(pages))
@@ -143,6 +153,14 @@ def free_shmem_slot(kernel: Kernel, slot: int) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
+def _set_swapin_error(kernel: Kernel, mapping: AddressSpace, index: int, head: int) -> None:
+    """shmem_set_folio_swapin_error(): the page cache has an error in the place of the slot."""
+    put_slot(kernel, mapping.swapped.pop(index))
+    mapping.lost.add(index)
+    drop_swap_cache(kernel, head)
+    kernel.say("shmem_set_folio_swapin_error: the file has an error in the place of the page")
+
+
 def _read_whole(kernel: Kernel, slots: list[int]) -> int:
     """shmem_swap_alloc_folio(): a large folio in the swap cache, read from its slots."""
     device = device_of(kernel)
@@ -157,6 +175,7 @@ def _read_whole(kernel: Kernel, slots: list[int]) -> int:
         device.slots[page] = slot
         kernel.events["pswpin"] += 1
     kernel.get(head, len(slots) - 1)
+    swap_refault(kernel, head, slots)
     kernel.batch(head, BATCH_ADD)
     return head
 
@@ -175,6 +194,15 @@ def _unuse_vma(kernel: Kernel, mm: Mm, vma: Vma) -> None:
 def _unuse_pte(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int) -> None:
     slot = e.swap_offset(entry)
     pfn = read_swap_cache(kernel, slot)
+    wait_writeback(kernel, pfn, "swapoff")
+    if not kernel.flags(pfn) & KPF.UPTODATE:
+        marks = kernel.rules.failed_swapin_leaves_marker
+        marker = e.Marker.POISONED if marks else e.Marker.SWAPIN_ERROR
+        mm.tables.set(vpn, e.not_present(e.SwapType.MARKER, marker))
+        put_slot(kernel, slot)
+        kernel.say("unuse_pte: the page came without its content, the entry says so")
+        free_swap_cache(kernel, pfn)
+        return
     copied = ksm_copy(kernel, vma, vpn, pfn)
     if not copied:
         kernel.get(pfn)

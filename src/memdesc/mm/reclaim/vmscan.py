@@ -18,14 +18,17 @@ from memdesc.mm.frames import (
     BATCH_ADD,
 )
 from memdesc.mm.huge.shmem_reclaim import is_shmem, pageout_shmem, split_shmem
+from memdesc.mm.huge.thp_stats import count_mthp, count_thp
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.reclaim.isolate import isolate
+from memdesc.mm.reclaim.mark_accessed import has_recency
 from memdesc.mm.reclaim.swap_state import (
     add_to_swap,
     drop_swap_cache,
     free_swap_cache,
     swap_writepage,
 )
+from memdesc.mm.reclaim.workingset import note_advice, set_cache_shadow, workingset_eviction
 from memdesc.mm.rmap import mappings_of
 
 if TYPE_CHECKING:
@@ -132,6 +135,7 @@ def _isolate_at(
         return
     mm.tables.set(vpn, entry & ~e.ACCESSED)
     kernel.clear_flags(head, int(KPF.REFERENCED))
+    note_advice(kernel, head)
     if not flags & KPF.UNEVICTABLE:
         kernel.get(head)
         isolated.append(head)
@@ -147,8 +151,18 @@ def _reclaim_pages(kernel: Kernel, isolated: list[int]) -> None:
 
 
 def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate:
+    from memdesc.mm.areas.mlock import evictable
+
     flags = kernel.flags(head)
     if flags & (KPF.UNEVICTABLE | KPF.MLOCKED):
+        return Fate.ACTIVATED
+    if not evictable(kernel, head):
+        kernel.relist(head, set_flags=int(KPF.UNEVICTABLE), clear_flags=int(KPF.ACTIVE))
+        kernel.say("shrink_folio_list: of a file that must stay, to the unevictable list")
+        return Fate.KEPT
+    if flags & KPF.WRITEBACK:
+        kernel.set_flags(head, int(KPF.RECLAIM))
+        kernel.say("shrink_folio_list: under write-back, to be looked at right after it")
         return Fate.ACTIVATED
     clean_only = False
     if not ignore_references:
@@ -192,6 +206,9 @@ def _to_swap_cache(kernel: Kernel, head: int) -> bool:
 
     if split_folio(kernel, head, held=1):
         return False
+    if not splits:
+        count_thp(kernel, order, "thp_swpout_fallback")
+        count_mthp(kernel, order, "swpout_fallback")
     for piece in pages[1:]:
         if kernel.f.maps[piece]:
             kernel.get(piece)
@@ -216,8 +233,12 @@ def _pageout(kernel: Kernel, head: int, *, clean_only: bool) -> Fate | None:
         return Fate.KEPT
     if flags & KPF.SWAPCACHE:
         swap_writepage(kernel, head)
-        return None
-    return None if pageout_shmem(kernel, head) else Fate.ACTIVATED
+    elif not pageout_shmem(kernel, head):
+        return Fate.ACTIVATED
+    if kernel.flags(head) & (KPF.WRITEBACK | KPF.DIRTY):
+        kernel.say("shrink_folio_list: not written yet, or not at all: stays in the swap cache")
+        return Fate.KEPT
+    return None
 
 
 def _remove_mapping(kernel: Kernel, head: int) -> Fate:
@@ -236,12 +257,15 @@ def _remove_mapping(kernel: Kernel, head: int) -> Fate:
     if kernel.refs(head) != 1 + (1 << kernel.order_of(head)):
         return Fate.KEPT
     if flags & KPF.SWAPCACHE:
-        drop_swap_cache(kernel, head)
+        drop_swap_cache(kernel, head, workingset_eviction(kernel, head))
         kernel.say("shrink_folio_list: in swap only")
         return Fate.FREED
     from memdesc.mm.files.page_cache import remove_folio
 
-    remove_folio(kernel, kernel.mappings[int(kernel.f.mapping[head])], head)
+    mapping = kernel.mappings[int(kernel.f.mapping[head])]
+    if not flags & KPF.SWAPBACKED:
+        set_cache_shadow(kernel, mapping, int(kernel.f.pgoff[head]), head)
+    remove_folio(kernel, mapping, head)
     kernel.say("shrink_folio_list: clean, out of the page cache")
     return Fate.FREED
 
@@ -261,7 +285,7 @@ def _try_to_unmap_one(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> b
         from memdesc.mm.files.filemap import file_entry_gone
 
         file_entry_gone(kernel, vma, pfn, entry)
-        marker = e.not_present(e.SwapType.MARKER, e.Marker.UFFD_WP)
+        marker = e.marker(e.Marker.UFFD_WP)
         mm.tables.set(vpn, marker if entry & e.UFFD_WP else e.NONE_ENTRY)
         drop_mapping(kernel, pfn)
         return True
@@ -307,7 +331,7 @@ def check_references(kernel: Kernel, head: int) -> Fate | None:
             entry = mm.tables.entry(vpn)
             if vma.flags & VM.LOCKED:
                 return Fate.ACTIVATED
-            if entry & e.ACCESSED and not vma.flags & (VM.SEQ_READ | VM.RAND_READ):
+            if entry & e.ACCESSED and has_recency(kernel, vma):
                 referenced += 1
                 executable |= bool(vma.flags & VM.EXEC)
             if entry & e.ACCESSED and not entry & e.HUGE:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.mm import entries as e
 from memdesc.mm.areas.mmap import mmap
+from memdesc.mm.areas.mprotect import protection_bits
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.check import HOLDERS
 from memdesc.mm.files.file_systems import FileSystem
@@ -44,6 +45,11 @@ class _Ring(OpenFile):
 
     pages: list[int] = field(default_factory=list)
 
+    @property
+    def has_close(self) -> bool:
+        """packet_mm_close()."""
+        return True
+
     def closed(self, kernel: Kernel) -> None:
         """packet_release(), free_pg_vec(): whoever still holds a page keeps it."""
         OpenFile.closed(self, kernel)
@@ -60,38 +66,47 @@ def map_firmware(kernel: Kernel, mm: Mm, vpn: int, pages: int, prot: VM, *, cont
     """
     file = OpenFile(new_inode(kernel, _DEVICES, "/dev/mem"))
     file.mapping.opens = 1
-    vma = mmap(kernel, mm, vpn, pages, prot=prot, file=file, pgoff=FIRMWARE)
-    file.closed(kernel)
-    vma.flags |= VM.IO | VM.PFNMAP | VM.DONTEXPAND | VM.DONTDUMP
-    if kernel.rules.pat_marks_areas:
-        vma.flags |= VM.PAT
     kernel.f.content[_UNMANAGED] = content
-    for at in range(vpn, vpn + pages):
-        mm.tables.alloc_pte(at)
-        mm.tables.set(at, e.present(_UNMANAGED, e.SPECIAL | e.ACCESSED))
-    kernel.say("remap_pfn_range: special entries, no struct page is asked")
+
+    def remap_pfn_range(vma: Vma) -> None:
+        vma.flags |= VM.IO | VM.PFNMAP | VM.DONTEXPAND | VM.DONTDUMP
+        if kernel.rules.pat_marks_areas:
+            vma.flags |= VM.PAT
+        for at in range(vpn, vpn + pages):
+            _enter(mm, vma, at, _UNMANAGED, e.SPECIAL)
+        kernel.say("remap_pfn_range: special entries, no struct page is asked")
+
+    try:
+        mmap(kernel, mm, vpn, pages, prot=prot, file=file, pgoff=FIRMWARE, driver=remap_pfn_range)
+    finally:
+        file.closed(kernel)
 
 
 def map_ring(kernel: Kernel, mm: Mm, vpn: int, pages: int, prot: VM) -> None:
     """mmap(2) of the ring of a packet socket, which is closed then; shared. Raises Errno."""
     file = _Ring(new_inode(kernel, _DEVICES, RING))
     file.mapping.opens = 1
-    file.pages = [kernel.alloc_folio(MemoryType.DRIVER_MAPPED) for _ in range(pages)]
-    for pfn in file.pages:
-        kernel.f.content[pfn] = 0
+
+    def packet_mmap(vma: Vma) -> None:
+        vma.flags |= VM.MIXEDMAP
+        if kernel.rules.sockets_are_noexec:
+            vma.flags &= ~VM.MAYEXEC
+        for at, pfn in enumerate(file.pages, vpn):
+            _enter(mm, vma, at, pfn, 0)
+            kernel.get(pfn)
+            kernel.f.maps[pfn] += 1
+        kernel.say("vm_insert_page: pages of the driver, counted as a file's would be")
+
     try:
-        vma = mmap(kernel, mm, vpn, pages, prot=prot, flags=VM.SHARED, file=file, pgoff=0)
+        for _ in range(pages):
+            file.pages.append(kernel.alloc_folio(MemoryType.DRIVER_MAPPED))
+            kernel.f.content[file.pages[-1]] = 0
+        mmap(
+            kernel, mm, vpn, pages, prot=prot, flags=VM.SHARED, file=file, pgoff=0,
+            driver=packet_mmap,
+        )  # fmt: skip
     finally:
         file.closed(kernel)
-    vma.flags |= VM.MIXEDMAP
-    if kernel.rules.sockets_are_noexec:
-        vma.flags &= ~VM.MAYEXEC
-    for at, pfn in enumerate(file.pages, vpn):
-        mm.tables.alloc_pte(at)
-        mm.tables.set(at, e.present(pfn, e.ACCESSED | (e.RW if prot & VM.WRITE else 0)))
-        kernel.get(pfn)
-        kernel.f.maps[pfn] += 1
-    kernel.say("vm_insert_page: pages of the driver, counted as a file's would be")
 
 
 def physical_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -> int | None:
@@ -104,6 +119,13 @@ def physical_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) ->
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _enter(mm: Mm, vma: Vma, vpn: int, pfn: int, bits: int) -> None:
+    """An entry with the protection of its area: what may not be accessed is hidden."""
+    entry = e.present(pfn, e.ACCESSED | bits) & ~e.PRESENT | protection_bits(vma)
+    mm.tables.alloc_pte(vpn)
+    mm.tables.set(vpn, entry)
 
 
 def _held(kernel: Kernel) -> Iterator[tuple[int, int]]:

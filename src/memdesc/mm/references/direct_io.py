@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memdesc.mm.faults.uaccess import copy_from_user, copy_to_user
-from memdesc.mm.files.inode import PAGE_BYTES, TMPFS, AddressSpace, OpenFile
-from memdesc.mm.files.page_cache import pread, pwrite, remove_folio
+from memdesc.mm.files.folio_writeback import wait_for_disk
+from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, OpenFile, can_odirect
+from memdesc.mm.files.page_cache import generic_write_checks, pread, pwrite, remove_folio
+from memdesc.mm.files.super import claim_blocks, want_write
 from memdesc.mm.files.truncate import unmap_mapping_pages
 from memdesc.mm.files.writeback import writeback_range
 from memdesc.mm.frames import PIN_BIAS
@@ -97,6 +99,7 @@ def dio_read(
     count = min(count, max(0, mapping.pages_in_size - first))
     if not count:
         return 0
+    wait_for_disk(kernel, "O_DIRECT")
     writeback_range(kernel, mapping, first, first + count)
     pages = direct_io_pages(kernel, process, vpn, count, to_memory=True)
     failed = kernel.disk.fails and any(at in mapping.blocks for at in range(first, first + count))
@@ -113,13 +116,18 @@ def dio_write(
     kernel: Kernel, process: Process, file: OpenFile, first: int, vpn: int, count: int
 ) -> int:
     """pwrite(2) with O_DIRECT of pages from memory: bytes. Raises Errno."""
-    mapping = file.mapping
+    mapping, limit = file.mapping, process.fsize_limit
     if not _goes_to_device(kernel, mapping):
-        return pwrite(kernel, file, first, copy_from_user(kernel, process, vpn, count))
+        contents = copy_from_user(kernel, process, vpn, count)
+        return pwrite(kernel, file, first, contents, limit=limit)
     if file.readonly:
         raise Errno("EBADF")
+    count = generic_write_checks(kernel, first, count, limit)
+    want_write(kernel, mapping.fs.name)
+    wait_for_disk(kernel, "O_DIRECT")
     writeback_range(kernel, mapping, first, first + count)
     _invalidate(kernel, mapping, first, first + count)
+    claim_blocks(kernel, mapping, first, first + count)
     pages = direct_io_pages(kernel, process, vpn, count, to_memory=False)
     if kernel.disk.fails:
         # Told to the caller and to nobody else: no page of the cache was lost.
@@ -137,13 +145,10 @@ def dio_write(
 
 
 def _goes_to_device(kernel: Kernel, mapping: AddressSpace) -> bool:
-    """Whether there is a device. tmpfs takes O_DIRECT since 6.6, and copies as ever; not so memory
-    files, which nobody opened by name (`shmem_file_open` sets FMODE_CAN_ODIRECT)."""
-    if mapping.fs.has_device:
-        return True
-    if mapping.fs is not TMPFS or not kernel.rules.tmpfs_takes_direct:
+    """Whether there is a device: tmpfs copies as ever. Raises Errno."""
+    if not can_odirect(kernel, mapping):
         raise Errno("EINVAL")
-    return False
+    return mapping.fs.has_device
 
 
 def _invalidate(kernel: Kernel, mapping: AddressSpace, first: int, end: int) -> None:

@@ -116,7 +116,7 @@ def put_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = False) -> N
     for pfn in pages:
         if dirty:
             set_page_dirty(kernel, pfn)
-        _put(kernel, pfn)
+        kernel.put(pfn)
 
 
 def unpin_user_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = False) -> None:
@@ -130,7 +130,7 @@ def unpin_user_pages(kernel: Kernel, pages: Iterable[int], *, dirty: bool = Fals
         head = kernel.head(pfn)
         if kernel.order_of(pfn):
             kernel.f.pins[head] -= 1
-            _put(kernel, head)
+            kernel.put(head)
         else:
             kernel.put(head, PIN_BIAS)
 
@@ -357,16 +357,6 @@ def _faultin(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, flags: FOLL, *, unshare
     except Signal as signal:
         poisoned = signal.code == "MCEERR_AR" and flags & FOLL.HWPOISON
         raise Errno("EHWPOISON" if poisoned else "EFAULT") from None
-
-
-def _put(kernel: Kernel, pfn: int) -> None:
-    """folio_put(): a hugetlb page goes back to its pool."""
-    if kernel.flags(pfn) & KPF.HUGE:
-        from memdesc.mm.hugetlb.hugetlb_pool import put_hugetlb
-
-        put_hugetlb(kernel, pfn)
-    else:
-        kernel.put(pfn)
 
 
 def _is_zero_page(kernel: Kernel, pfn: int) -> bool:

@@ -28,7 +28,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.areas.mmap import expand_stack
 from memdesc.mm.check import HOLDERS, INVARIANTS
 from memdesc.mm.frames import PIN_BIAS
-from memdesc.mm.process import Errno, Mm, Process
+from memdesc.mm.process import Errno, Mm, Process, ptrace_may_access
 from memdesc.mm.references.gup import (
     FOLL,
     get_user_pages,
@@ -49,6 +49,7 @@ __all__ = [
     "access_remote_vm",
     "account",
     "direct_io_pages",
+    "hand_over",
     "process_vm_readv",
     "process_vm_writev",
     "register_buffer",
@@ -152,20 +153,33 @@ def account(kernel: Kernel, process: Process, pages: int) -> int | None:
     return None if used + pages > limit else pages
 
 
-def process_vm_readv(kernel: Kernel, mm: Mm, vpn: int, count: int) -> tuple[int, ...]:
+def hand_over(process: Process, other: Process, name: str) -> None:
+    """A descriptor goes to another process, with the references behind it: they are nobody's
+    address space's any more, and outlive the one in which they were taken."""
+    other.pins[name] = process.pins.pop(name)
+    other.received.add(name)
+
+
+def process_vm_readv(
+    kernel: Kernel, caller: Process, target: Process, vpn: int, count: int
+) -> tuple[int, ...]:
     """process_vm_readv(2) of another address space, as many pages as can be had. Raises Errno.
 
     The pin makes what is not exclusive exclusive first, so that reading copies.
     """
-    pages = _pin_remote(kernel, mm, vpn, count, FOLL.NONE)
+    _check_access(kernel, caller, target)
+    pages = _pin_remote(kernel, target.mm, vpn, count, FOLL.NONE)
     found = tuple(int(kernel.f.content[pfn]) for pfn in pages)
     unpin_user_pages(kernel, pages)
     return found
 
 
-def process_vm_writev(kernel: Kernel, mm: Mm, vpn: int, contents: Sequence[int]) -> int:
+def process_vm_writev(
+    kernel: Kernel, caller: Process, target: Process, vpn: int, contents: Sequence[int]
+) -> int:
     """process_vm_writev(2): bytes written. What was written is dirty. Raises Errno."""
-    pages = _pin_remote(kernel, mm, vpn, len(contents), FOLL.WRITE)
+    _check_access(kernel, caller, target)
+    pages = _pin_remote(kernel, target.mm, vpn, len(contents), FOLL.WRITE)
     for pfn, content in zip(pages, contents, strict=False):
         kernel.f.content[pfn] = content
     unpin_user_pages(kernel, pages, dirty=True)
@@ -173,13 +187,16 @@ def process_vm_writev(kernel: Kernel, mm: Mm, vpn: int, contents: Sequence[int])
 
 
 def access_remote_vm(
-    kernel: Kernel, mm: Mm, vpn: int, count: int, contents: Sequence[int] | None = None
-) -> tuple[int, ...]:
+    kernel: Kernel, caller: Process, target: Process, vpn: int, count: int,
+    contents: Sequence[int] | None = None,
+) -> tuple[int, ...]:  # fmt: skip
     """read(2) or write(2) of /proc/PID/mem: contents of the pages that could be had.
 
     `contents`: what to write. Raises Errno where not even the first page could be had. A stack
     grows down to where it begins, as for the processor (`mm/memory.c:__access_remote_vm`).
     """
+    _check_access(kernel, caller, target)
+    mm = target.mm
     found: list[int] = []
     if mm.vmas.find(vpn) is None:
         expand_stack(kernel, mm, vpn)
@@ -224,6 +241,13 @@ def direct_io_done(kernel: Kernel, pages: Sequence[int], *, to_memory: bool) -> 
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _check_access(kernel: Kernel, caller: Process, target: Process) -> None:
+    """mm_access() and ptrace_attach(), which tell of a lack of rights alike."""
+    if not ptrace_may_access(caller, target):
+        kernel.say("ptrace_may_access: another user, or one with more rights")
+        raise Errno("EPERM")
 
 
 def _pin_remote(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[int]:
@@ -281,8 +305,8 @@ def _check_pins(kernel: Kernel) -> None:
     address space and still is nobody else's."""
     counts: Counter[int] = Counter()
     for process in kernel.processes.values():
-        for held in process.pins.values():
-            assert process.mm.has_pinned or not held.pinned()
+        for name, held in process.pins.items():
+            assert process.mm.has_pinned or name in process.received or not held.pinned()
             for pfn in held.pinned():
                 head = kernel.head(pfn)
                 counts[head] += 1 if kernel.order_of(head) else 0

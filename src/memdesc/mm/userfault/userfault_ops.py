@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["continue_", "copy", "poison", "zeropage"]
 
-POISON_MARKER: Final = e.not_present(e.SwapType.MARKER, e.Marker.POISONED)
+POISON_MARKER: Final = e.marker(e.Marker.POISONED)
 
 
 def copy(

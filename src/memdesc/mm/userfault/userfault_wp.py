@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WP_MARKER", "clear_moved", "wp_range", "writeprotect"]
 
-WP_MARKER: Final = e.not_present(e.SwapType.MARKER, e.Marker.UFFD_WP)
+WP_MARKER: Final = e.marker(e.Marker.UFFD_WP)
 """make_pte_marker(PTEWP_MARKER_UFFD_WP)."""
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import calls
 from .access import PAGE
 from .memory import ADVICE
-from .verbs import span, verb
+from .verbs import RefusedError, span, verb
 
 if TYPE_CHECKING:
     from .process import Process
@@ -126,5 +126,8 @@ def _set_heap(start: int, end: int) -> None:
     first, second = (_PR_SET_MM_START_BRK, start), (_PR_SET_MM_BRK, end)
     if start > calls.call("brk", 0):
         first, second = second, first
-    calls.prctl(_PR_SET_MM, *first)
-    calls.prctl(_PR_SET_MM, *second)
+    try:
+        calls.prctl(_PR_SET_MM, *first)
+        calls.prctl(_PR_SET_MM, *second)
+    except PermissionError:
+        raise RefusedError("a heap of the scenario's own needs CAP_SYS_RESOURCE") from None

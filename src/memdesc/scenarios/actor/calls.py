@@ -42,18 +42,18 @@ MAP_NORESERVE, MAP_POPULATE, MAP_HUGETLB = 0x4000, 0x8000, 0x40000
 MAP_FIXED_NOREPLACE = 0x100000
 
 NUMBERS = {
-    "read": 0, "write": 1, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12,
-    "rt_sigaction": 13, "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26, "mincore": 27,
-    "madvise": 28, "sendto": 44, "ptrace": 101, "capset": 126, "sigaltstack": 131,
-    "munlock": 150, "mlockall": 151, "munlockall": 152, "prctl": 157, "mount": 165,
-    "swapon": 167, "swapoff": 168, "init_module": 175, "readahead": 187, "futex": 202,
-    "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209,
-    "remap_file_pages": 216, "mbind": 237, "get_mempolicy": 239, "sync_file_range": 277,
-    "vmsplice": 278, "fallocate": 285, "syncfs": 306, "process_vm_readv": 310,
-    "process_vm_writev": 311, "userfaultfd": 323, "mlock2": 325, "pkey_mprotect": 329,
-    "pkey_alloc": 330, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
-    "process_madvise": 440, "memfd_secret": 447, "set_mempolicy_home_node": 450,
-    "cachestat": 451, "mseal": 462,
+    "read": 0, "write": 1, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13,
+    "pread64": 17, "pwrite64": 18, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
+    "shmget": 29, "shmat": 30, "shmctl": 31, "sendto": 44, "shmdt": 67, "ptrace": 101,
+    "capset": 126, "sigaltstack": 131, "munlock": 150, "mlockall": 151, "munlockall": 152,
+    "prctl": 157, "mount": 165, "swapon": 167, "swapoff": 168, "init_module": 175,
+    "readahead": 187, "futex": 202, "io_setup": 206, "io_destroy": 207, "io_getevents": 208,
+    "io_submit": 209, "remap_file_pages": 216, "mbind": 237, "get_mempolicy": 239,
+    "sync_file_range": 277, "vmsplice": 278, "move_pages": 279, "fallocate": 285, "syncfs": 306,
+    "process_vm_readv": 310, "process_vm_writev": 311, "userfaultfd": 323, "mlock2": 325,
+    "pkey_mprotect": 329, "pkey_alloc": 330, "io_uring_setup": 425, "io_uring_enter": 426,
+    "io_uring_register": 427, "pidfd_open": 434, "pidfd_getfd": 438, "process_madvise": 440,
+    "memfd_secret": 447, "set_mempolicy_home_node": 450, "cachestat": 451, "mseal": 462,
 }  # fmt: skip
 """arch/x86/entry/syscalls/syscall_64.tbl"""
 

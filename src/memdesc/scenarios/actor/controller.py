@@ -23,9 +23,10 @@ from typing import Any
 from . import calls, knobs, look
 from .process import be_process
 from .quiet import be_quiet
+from .shm import Segments
 from .verbs import RefusedError
 
-__all__ = ["ALONE", "play"]
+__all__ = ["ALONE", "SEVERAL", "play"]
 
 LOG_WORD = "scenario: line"
 """What the kernel's log says before each step, for when nothing is said afterwards."""
@@ -60,6 +61,8 @@ class Controller:
         self._drains = True
         self._arena = arena
         self._peers: dict[str, _Peer] = {}
+        self._segments = Segments()
+        self._remembered: dict[str, list[int]] = {}
         self._address = f"\0memdesc-scenario-{os.getpid()}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self._address)
@@ -79,6 +82,8 @@ class Controller:
         try:
             if alone is not None and step["process"] is None:
                 return {"ok": alone(self, step["args"])}
+            if step["verb"] in SEVERAL:
+                return SEVERAL[step["verb"]](self, step)
             return self._tell(step)
         except OSError as error:
             return {"errno": calls.error_name(error)}
@@ -95,6 +100,7 @@ class Controller:
         for peer in list(self._peers.values()):
             os.kill(peer.pid, signal.SIGKILL)
             self._gone(peer)
+        self._segments.end()
 
     # --- steps of nobody in particular ---------------------------------------------------
 
@@ -126,15 +132,51 @@ class Controller:
         if args["state"] != "now":
             self._drains = args["state"] == "on"
 
+    def shm(self, args: dict[str, Any]) -> None:
+        """A segment of System V shared memory."""
+        self._segments.make(args["segment"], args["pages"])
+
+    def shm_control(self, args: dict[str, Any]) -> None:
+        """Lock, unlock or remove one."""
+        self._segments.control(args["segment"], args["action"])
+
+    def shm_attached(self, args: dict[str, Any]) -> int:
+        """How many areas there are of one."""
+        return self._segments.attached(args["segment"])
+
     def system(self, verb: str, args: dict[str, Any]) -> None:
         """A setting or a service of the whole system."""
         self._system.do(verb, args)
+
+    def remembered(self, names: list[str]) -> dict[str, list[look.Row]]:
+        """What has become of remembered frames."""
+        return {name: self.observer.look_at_frames(self._remembered[name]) for name in names}
+
+    def remember(self, step: dict[str, Any]) -> dict[str, Any]:
+        """Which frames some pages of a process are."""
+        place = step["args"]["range"]
+        pid = self._peers[step["process"]].pid
+        found = self.observer.remember(pid, place["address"], place["pages"])
+        self._remembered[step["args"]["frames"]] = found
+        return {"ok": None}
+
+    def hand(self, step: dict[str, Any]) -> dict[str, Any]:
+        """The other one copies the descriptors, then this one closes its own."""
+        process, args = step["process"], step["args"]
+        held = self._tell({**step, "verb": "handed"})
+        taken = {**args, "held": held["ok"], "pid": self._peers[process].pid}
+        self._tell({"process": args["other"], "verb": "take", "args": taken})
+        if args["pin"] in self._peers[process].pins:
+            self._peers[process].pins.discard(args["pin"])
+            self._peers[args["other"]].pins.add(args["pin"])
+        return self._tell({**step, "verb": "let_go"})
 
     # --- helpers -------------------------------------------------------------------------
 
     def _tell(self, step: dict[str, Any]) -> dict[str, Any]:
         peer = self._peers[step["process"]]
         request = {"verb": step["verb"], "args": step["args"], "pids": self.pids}
+        request["segments"] = self._segments.numbers
         try:
             peer.connection.sendall(json.dumps(request).encode() + b"\n")
             reply = _received(peer.connection)
@@ -191,11 +233,19 @@ class Controller:
             _wait_for_rings()
 
 
-ALONE: dict[str, Callable[[Controller, dict[str, Any]], None]] = {
+ALONE: dict[str, Callable[[Controller, dict[str, Any]], int | None]] = {
     "process": Controller.process,
     "kill": Controller.kill,
     "drain": Controller.drain,
+    "shm": Controller.shm,
+    "shm_control": Controller.shm_control,
+    "shm_attached": Controller.shm_attached,
 }
+SEVERAL: dict[str, Callable[[Controller, dict[str, Any]], dict[str, Any]]] = {
+    "remember": Controller.remember,
+    "hand": Controller.hand,
+}
+"""Steps of a process that are not its own doing alone."""
 for _verb in knobs.VERBS:
     ALONE[_verb] = lambda controller, args, verb=_verb: controller.system(verb, args)  # type: ignore[misc]
 
@@ -204,10 +254,11 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
     """Run a scenario's steps: the outcome of each and everything seen after it.
 
     `request` has "steps" as `Step.as_json` gives them, "counters" (names), "arena" (two
-    addresses), for a guest "disk", "modules" and an image per file system, by its name (`mounts`).
-    The answer has "steps"; it ends early with "broken" (text) or "refused" (text) and the line of
-    the step.  To keep it short, a range of pages that is as it was after the step before is left
-    out.
+    addresses), "accessed", "contents" and "frame_contents" (whether rows ask for what shows that a
+    page was used, for contents, and for those of remembered frames), for a guest "disk",
+    "modules" and an image per file system, by its name (`mounts`).  The answer has "steps"; it
+    ends early with "broken" (text) or "refused" (text) and the line of the step.  To keep it
+    short, a range of pages that is as it was after the step before is left out.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     calls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -226,6 +277,12 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
             controller = Controller(system, tuple(request["arena"]))
             try:
                 answer["refs"] = controller.observer.frames.has_refs
+                if request.get("accessed"):
+                    controller.observer.leave_untouched(contents=request["contents"])
+                if request.get("frame_contents") and not controller.observer.frames.has_content:
+                    raise RefusedError(
+                        "this kernel has no /proc/kcore: nobody reads frames that nobody maps"
+                    )
                 seen: dict[str, Any] = {}
                 for step in request["steps"]:
                     line = step["line"]
@@ -234,6 +291,8 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
                     if "refused" in outcome:
                         return {**answer, "refused": outcome["refused"], "line": line}
                     controller.settle()
+                    # First: looking takes memory, and it may be what was freed just now.
+                    frames = controller.remembered(step["frames"])
                     looked = controller.observer.look(controller.pids, _watched(step))
                     counters = system.counters(request["counters"])
                     controller.settle()
@@ -244,6 +303,7 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
                             "pages": _changed(seen, looked.pages),
                             "vmas": _changed(seen, areas),
                             "counters": counters,
+                            "frames": frames,
                         }
                     )
             finally:

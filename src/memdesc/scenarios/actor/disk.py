@@ -1,9 +1,10 @@
-"""The disk below a file system, as one that can lose the ability to read and write data.
+"""The disk below a file system, as one that fails to read and write data, or keeps it waiting.
 
-A device-mapper device lies over zram.  Its table is linear, and `fail` replaces those parts of
-it in which files have their data by the target "error" (`drivers/md/dm-target.c:io_err_map`): what
-is read or written there fails with EIO, while the journal and what describes the files goes on.
-Neither replacement writes back nor freezes the file system.
+A device-mapper device lies over zram.  Its table is linear; those parts of it in which files have
+their data go by way of a second such device, the gate.  `fail` replaces the gate's table by the
+target "error" (`drivers/md/dm-target.c:io_err_map`), so what is read or written there fails with
+EIO, and `hold` suspends the gate, so it waits (`drivers/md/dm.c:queue_io`), while the journal and
+what describes the files goes on.  None of it writes back or freezes the file system.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import base64
 import fcntl
 import os
 import struct
+import time
 import zlib
 from ctypes import create_string_buffer
+from pathlib import Path
 
 from . import calls
 
-__all__ = ["Disk", "Mapped", "load_modules"]
+__all__ = ["Disk", "Gate", "Mapped", "load_modules"]
 
 _CONTROL = "/dev/mapper/control"
 _VERSION = (4, 0, 0)
@@ -29,6 +32,8 @@ _BUFFER = 1 << 14
 _CREATE, _SUSPEND, _LOAD = 3, 6, 9
 _SUSPENDED, _SKIP_LOCKFS, _NO_FLUSH = 1 << 1, 1 << 10, 1 << 11
 _SECTOR = 512
+_VMSTAT, _STAT_REFRESH = Path("/proc/vmstat"), Path("/proc/sys/vm/stat_refresh")
+_SETTLE, _PAUSE = 1.0, 0.01
 
 
 class Mapped:
@@ -40,13 +45,16 @@ class Mapped:
         # As new_encode_dev() has it: minor in bits 0 to 7 and 20 on.
         self.path = f"/dev/dm-{device & 0xFF | device >> 12 & 0xFFF00}"
 
-    def load(self, below: str, parts: list[tuple[int, int, bool]]) -> None:
-        """A table, which waits for `resume`: (first byte, bytes, whether it fails)."""
+    def load(self, parts: list[tuple[str, int, int]]) -> None:
+        """A table, which waits for `resume`: (device below, first byte, bytes).
+
+        Every part lies below where it lies here. Without a device ("") it fails.
+        """
         table = b""
-        for first, length, failing in parts:
-            words = b"" if failing else f"{below} {first // _SECTOR}".encode()
+        for below, first, length in parts:
+            words = f"{below} {first // _SECTOR}".encode() if below else b""
             words = (words + b"\0").ljust((len(words) + 8) & ~7, b"\0")
-            kind = b"error" if failing else b"linear"
+            kind = b"linear" if below else b"error"
             span = (first // _SECTOR, length // _SECTOR)
             # `next` says where the next target begins, from this one's start.
             table += _TARGET.pack(*span, 0, _TARGET.size + len(words), kind) + words
@@ -74,29 +82,56 @@ class Mapped:
         return bytes(buffer)
 
 
+class Gate:
+    """A device over another, which lets everything pass until it is told not to."""
+
+    def __init__(self, below: str, size: int, name: str) -> None:
+        self._below, self._size = below, size
+        self._mapped = Mapped(name)
+        self.path = self._mapped.path
+        self.set("ok")
+
+    def set(self, state: str) -> None:
+        """`ok`; `fail`: nothing can be read or written; `hold`: everything waits for the next."""
+        if state == "hold":
+            self._mapped.suspend()
+            return
+        self._mapped.load([(self._below if state == "ok" else "", 0, self._size)])
+        self._mapped.resume()
+        _settle()
+
+
 class Disk:
-    """A device over another, whose data can fail."""
+    """A device over another, of which data is behind a gate."""
 
     def __init__(self, below: str, size: int, data: list[list[int]], name: str) -> None:
         """`data`: where data lies, as [first byte, bytes]."""
-        self._below, self._size = below, size
-        self._data = [(first, length) for first, length in data]
-        self._mapped = Mapped(f"scenario-{name}")
-        self.path = self._mapped.path
-        self.set_failing(failing=False)
-
-    def set_failing(self, *, failing: bool) -> None:
-        """Whether data can no longer be read and written."""
+        self._gate = Gate(below, size, f"gate-{name}")
         parts = []
         at = 0
-        for first, length in [*self._data, (self._size, 0)]:
+        for first, length in [*data, (size, 0)]:
             if at < first:
-                parts.append((at, first - at, False))
+                parts.append((below, at, first - at))
             if length:
-                parts.append((first, length, failing))
+                parts.append((self._gate.path, first, length))
             at = first + length
-        self._mapped.load(self._below, parts)
-        self._mapped.resume()
+        mapped = Mapped(f"scenario-{name}")
+        mapped.load(parts)
+        mapped.resume()
+        self.path = mapped.path
+        self.set = self._gate.set
+
+
+def _settle() -> None:
+    """Wait until workers have done what a device had kept: each page, and what its file system does
+    at the end. A device that still holds others makes it wait for nothing."""
+    deadline = time.monotonic() + _SETTLE
+    while time.monotonic() < deadline:
+        _STAT_REFRESH.read_bytes()
+        words = _VMSTAT.read_text().split()
+        if words[words.index("nr_writeback") + 1] == "0":
+            return
+        time.sleep(_PAUSE)
 
 
 def load_modules(modules: list[str]) -> None:

@@ -46,7 +46,7 @@ class Transfer:
                 disk.write(content)
                 os.fsync(disk.fileno())
         self._mapped = Mapped(f"dma{number}")
-        self._mapped.load(below, [(0, length, False)])
+        self._mapped.load([(below, 0, length)])
         self._mapped.resume()
         self._mapped.suspend()
         mode, operation = (os.O_WRONLY, _PWRITE) if content is None else (os.O_RDONLY, _PREAD)

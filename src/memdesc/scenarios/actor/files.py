@@ -32,8 +32,8 @@ _PUNCH_HOLE = 0x02 | 0x01
 _GETFLAGS, _SETFLAGS, _JOURNAL_DATA = 0x80086601, 0x40086602, 0x4000
 """FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_JOURNAL_DATA_FL"""
 _FADVICE = {"normal": 0, "random": 1, "sequential": 2, "willneed": 3, "dontneed": 4, "noreuse": 5}
-_SYNC_FILE_RANGE = 1 | 2 | 4
-"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER"""
+_SYNC_FILE_RANGE, _SYNC_FILE_RANGE_WRITE = 1 | 2 | 4, 2
+"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER; and only the second"""
 _MSYNC = {"async": 1, "invalidate": 2, "sync": 4}
 
 
@@ -79,7 +79,7 @@ def open_(process: Process, args: dict[str, Any]) -> None:
 
 @verb("close")
 def close(process: Process, args: dict[str, Any]) -> None:
-    os.close(process.files.pop(args["file"]))
+    os.close(process.files.take(args["file"]))
 
 
 @verb("dup")
@@ -170,7 +170,8 @@ def syncfs(process: Process, args: dict[str, Any]) -> None:
 
 @verb("sync_range")
 def sync_range(process: Process, args: dict[str, Any]) -> None:
-    calls.call("sync_file_range", *_extent(process, args["file"]), _SYNC_FILE_RANGE)
+    flags = _SYNC_FILE_RANGE_WRITE if args["start"] else _SYNC_FILE_RANGE
+    calls.call("sync_file_range", *_extent(process, args["file"]), flags)
 
 
 @verb("readahead")

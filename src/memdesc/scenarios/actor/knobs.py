@@ -36,6 +36,7 @@ FILES = {
     "thp_shmem_64k": _THP + "hugepages-64kB/shmem_enabled",
     "thp_shmem_2m": _THP + "hugepages-2048kB/shmem_enabled",
     "tmpfs_huge": mounts.TMPFS,
+    "thp_2m": _THP + "hugepages-2048kB/enabled",
     "thp_16k": _THP + "hugepages-16kB/enabled",
     "thp_64k": _THP + "hugepages-64kB/enabled",
     "max_ptes_none": _THP + "khugepaged/max_ptes_none",
@@ -62,6 +63,7 @@ FILES = {
     "dirty_writeback": "/proc/sys/vm/dirty_writeback_centisecs",
     "khugepaged_sleep": _THP + "khugepaged/scan_sleep_millisecs",
     "khugepaged_pages": _THP + "khugepaged/pages_to_scan",
+    "khugepaged_alloc_sleep": _THP + "khugepaged/alloc_sleep_millisecs",
     "compaction_proactiveness": "/proc/sys/vm/compaction_proactiveness",
     "laptop_mode": "/proc/sys/vm/laptop_mode",
 }
@@ -79,6 +81,8 @@ DEFAULTS = {
     "khugepaged_sleep": "4000000",
     # It also wakes when the first process may have huge pages: then it shall not come far.
     "khugepaged_pages": "1",
+    # Where no huge page is free it would sleep for a minute, in the middle of a pass.
+    "khugepaged_alloc_sleep": "0",
     "compaction_proactiveness": "0",
     "page_cluster": "0",
     "ksm_smart_scan": "0",
@@ -304,6 +308,9 @@ class System:
             self._swap = SwapDevice(args["pages"] or _SWAP_PAGES, mapped=args["mapped"])
             return
         assert self._swap is not None, "swap is not on"
+        if args["state"] != "off":
+            self._swap.set(args["state"])
+            return
         self._swap.off()
         self._swap = None
 

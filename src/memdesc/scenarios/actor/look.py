@@ -4,12 +4,14 @@ The controller looks from outside: /proc/PID/pagemap and smaps fault nothing in.
 and its reference count come from /proc/kcore by physical address, which takes no reference and
 marks nothing accessed (reading /proc/PID/mem does both: `mm/gup.c:get_user_pages_remote` with
 FOLL_TOUCH).  Where a kernel has no /proc/kcore, contents come from /proc/PID/mem all the same,
-only of pages that are present, and reference counts are not to be had.
+only of pages that are present, and not if rows ask for what that changes (`leave_untouched`);
+reference counts are not to be had.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from typing import Any
 from . import calls
 from .access import PAGE
 from .frames import HWPOISON, NOPAGE, PFN_MASK, ZERO_PAGE, Frames, drain, words_at
+from .verbs import RefusedError
 
 __all__ = ["Looked", "Observer", "Watched", "huge_by_smaps"]
 
@@ -64,6 +67,19 @@ class Observer:
         self._page = calls.mmap(PAGE)
         calls.madvise(self._page, PAGE, 23)
         self._scans_pagemap = True
+        self._touches = True
+
+    def leave_untouched(self, *, contents: bool) -> None:
+        """Never read contents in a way that counts as an access of the page.
+
+        `contents`: they are asked for. Raises RefusedError where that cannot be.
+        """
+        self._touches = False
+        if contents and not self.frames.has_content:
+            raise RefusedError(
+                "this kernel has no /proc/kcore: contents can only be read by accesses, "
+                "which show in the flags that rows ask for"
+            )
 
     def settle(self) -> None:
         """Empty this CPU's LRU batches: MADV_COLD begins with `lru_add_drain`."""
@@ -122,6 +138,33 @@ class Observer:
             looked.pages[mine.process][mine.name] = rows
         return looked
 
+    def remember(self, pid: int, address: int, pages: int) -> list[int]:
+        """Frames of pages that are present. Raises OSError."""
+        fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+        try:
+            words = words_at(fd, address // PAGE, pages)
+        finally:
+            os.close(fd)
+        if not all(word & PRESENT for word in words):
+            raise OSError(errno.EFAULT, "not present")
+        return [word & PFN_MASK for word in words]
+
+    def look_at_frames(self, numbers: Sequence[int]) -> list[Row]:
+        """Frames as they are, whoever maps them: as pages, their entries only name them."""
+        states = self.frames.words(set(numbers))
+        heads = self.frames.heads({frame: flags for frame, (flags, _) in states.items()})
+        refs = self.frames.refs(heads)
+        rows: list[Row] = []
+        for frame in numbers:
+            flags, mapcount = states[frame]
+            data = None if flags & (HWPOISON | NOPAGE) else self.frames.content(frame)
+            word = None if data is None else int.from_bytes(data[:8], "little")
+            aliased = data is not None and data != data[:8] * (PAGE // 8)
+            rows.append(
+                (PRESENT | frame, flags, mapcount, refs.get(frame), word, False, aliased, 0)
+            )
+        return rows
+
     def _content(self, pid: int, address: int, frame: int, flags: int) -> tuple[int | None, bool]:
         """A page's first word, and whether its words differ."""
         if flags & ZERO_PAGE:
@@ -129,7 +172,7 @@ class Observer:
         if flags & (HWPOISON | NOPAGE):
             return None, False
         data = self.frames.content(frame)
-        if data is None and not self.frames.has_content:
+        if data is None and not self.frames.has_content and self._touches:
             data = _process_page(pid, address)
         if data is None or len(data) != PAGE:
             return None, False

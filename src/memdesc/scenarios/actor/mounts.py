@@ -58,7 +58,7 @@ class Mounts:
         if verb == "disk":
             assert self._disks, "no file lies on a disk"
             for disk in self._disks:
-                disk.set_failing(failing=args["state"] == "fail")
+                disk.set(args["state"])
         elif verb == "fill":
             self._fill(self.folders[args["where"]], int(args["pages"]))
         else:

@@ -8,7 +8,6 @@ with them go to the pinned pages and past every page table, as a device's would.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from .access import PAGE
 from .dma import Transfer
 from .memory import content_bytes, first_words
 from .sockets import Sent, Umem
-from .verbs import span, verb
+from .verbs import RefusedError, part, span, verb
 
 if TYPE_CHECKING:
     from .process import Process
@@ -71,7 +70,12 @@ def splice(process: Process, args: dict[str, Any]) -> None:
     address, length = span(args["range"])
     pipe = os.pipe()
     times = args["times"] or 1
-    fcntl(pipe[1], _F_SETPIPE_SZ, length * times)
+    try:
+        fcntl(pipe[1], _F_SETPIPE_SZ, length * times)
+    except PermissionError:  # above /proc/sys/fs/pipe-max-size
+        for fd in pipe:
+            os.close(fd)
+        raise RefusedError("a pipe with so much room needs CAP_SYS_RESOURCE") from None
     ranges = calls.iovec([(address, length)] * times)
     try:
         calls.call("vmsplice", pipe[1], ranges, times, _GIFT if args["gift"] else 0)
@@ -93,7 +97,7 @@ def splice_more(process: Process, args: dict[str, Any]) -> int:
 
 @verb("pipe_read")
 def pipe_read(process: Process, args: dict[str, Any]) -> list[int]:
-    held = process.pins.pop(args["pin"])
+    held = process.pins.take(args["pin"])
     assert held.pipe is not None, "these references are held by no pipe"
     try:
         os.set_blocking(held.pipe[0], False)
@@ -153,7 +157,7 @@ def dma_from(process: Process, args: dict[str, Any]) -> None:
 
 @verb("dma_taken")
 def dma_taken(process: Process, args: dict[str, Any]) -> list[int]:
-    held = process.pins.pop(args["pin"])
+    held = process.pins.take(args["pin"])
     assert held.transfer is not None, "these references are held by no device"
     held.transfer.finish()
     return first_words(held.transfer.on_disk())
@@ -167,7 +171,7 @@ def send(process: Process, args: dict[str, Any]) -> None:
 
 @verb("receive")
 def receive(process: Process, args: dict[str, Any]) -> list[int]:
-    held = process.pins.pop(args["pin"])
+    held = process.pins.take(args["pin"])
     assert held.sent is not None, "these references are held by no socket"
     try:
         return first_words(held.sent.received())
@@ -190,15 +194,46 @@ def futex(process: Process, args: dict[str, Any]) -> int:
 
 @verb("release")
 def release(process: Process, args: dict[str, Any]) -> None:
-    held = process.pins.pop(args["pin"], None)
-    if held is None:  # taking it failed, and the scenario went on
-        raise OSError(errno.EBADF, "nothing is held")
+    held = process.pins.take(args["pin"])
     if held.transfer is not None:
         held.transfer.finish()
     if held.ring is not None:
         # Closing alone would leave it to a worker that runs later.
         calls.call("io_uring_register", held.ring.fd, _UNREGISTER_BUFFERS, 0, 0)
     held.close(settle=True)
+
+
+@part("handed")
+def handed(process: Process, args: dict[str, Any]) -> dict[str, Any]:
+    """First part of `hand`: what the other process has to know."""
+    held = process.pins[args["pin"]]
+    if held.ring is not None:
+        return {"address": held.address, "length": held.length, "ring": held.ring.shape()}
+    assert held.pipe is not None, "only pipes and rings are handed over"
+    return {"address": held.address, "length": held.length, "pipe": held.pipe}
+
+
+@part("take")
+def take(process: Process, args: dict[str, Any]) -> None:
+    """Second part, done by the other process: copies of the descriptors."""
+    held = args["held"]
+    pidfd = calls.call("pidfd_open", args["pid"], 0)
+    try:
+        if "ring" in held:
+            shape = held["ring"]
+            ring = _Ring.taken(calls.call("pidfd_getfd", pidfd, shape["fd"], 0), shape)
+            process.pins[args["pin"]] = Pin(held["address"], held["length"], ring=ring)
+            return
+        reader, writer = (calls.call("pidfd_getfd", pidfd, fd, 0) for fd in held["pipe"])
+        process.pins[args["pin"]] = Pin(held["address"], held["length"], (reader, writer))
+    finally:
+        os.close(pidfd)
+
+
+@part("let_go")
+def let_go(process: Process, args: dict[str, Any]) -> None:
+    """Third part: the references are the other process's alone."""
+    process.pins.pop(args["pin"]).close()
 
 
 class _Ring:
@@ -212,6 +247,22 @@ class _Ring:
         sq_bytes = self._sq[6] + 4 * words[0]
         cq_bytes = self._cq[5] + _CQE_BYTES * words[1]
         self._length = -(-max(sq_bytes, cq_bytes) // PAGE) * PAGE
+        self._map()
+
+    @classmethod
+    def taken(cls, fd: int, shape: dict[str, Any]) -> _Ring:
+        """A ring that another process made, of which `fd` is a copy."""
+        ring = cls.__new__(cls)
+        ring.fd, ring._length = fd, shape["length"]
+        ring._sq, ring._cq = tuple(shape["sq"]), tuple(shape["cq"])
+        ring._map()
+        return ring
+
+    def shape(self) -> dict[str, Any]:
+        """What `taken` asks for."""
+        return {"fd": self.fd, "length": self._length, "sq": self._sq, "cq": self._cq}
+
+    def _map(self) -> None:
         shared = calls.MAP_SHARED | calls.MAP_POPULATE
         self._rings = calls.mmap(self._length, flags=shared, fd=self.fd)
         self._sqes = calls.mmap(PAGE, flags=shared, fd=self.fd, offset=_OFF_SQES)

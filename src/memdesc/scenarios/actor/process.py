@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,16 +10,29 @@ import socket
 import traceback
 from typing import Any, NoReturn
 
-from . import areas, calls, devices, files, memory, pins, userfault
+from . import areas, calls, devices, files, memory, pins, scan, shm, userfault
 from .access import Access
 from .limits import Limits
 from .quiet import be_quiet
-from .verbs import PROCESS_VERBS, RefusedError, SignalledError
+from .verbs import PARTS, PROCESS_VERBS, RefusedError, SignalledError
 
 __all__ = ["Process", "be_process"]
 
-_MODULES = (devices, areas, files, memory, pins, userfault)
+_MODULES = (devices, areas, files, memory, pins, scan, shm, userfault)
 """Imported for the rows they put into the table."""
+
+
+class Descriptors(dict):  # type: ignore[type-arg]
+    """What a process has open, by name; EBADF for a name that it failed to open."""
+
+    def __missing__(self, name: str) -> Any:
+        raise OSError(errno.EBADF, f"there is no {name}")
+
+    def take(self, name: str) -> Any:
+        """Forget it; the caller closes it."""
+        found = self[name]
+        del self[name]
+        return found
 
 
 class Process:
@@ -28,14 +42,18 @@ class Process:
         self.access = Access()
         self.folders = folders
         """Name of a file system -> where its files lie."""
-        self.files: dict[str, int] = {}
-        self.pins: dict[str, pins.Pin] = {}
+        self.files = Descriptors()
+        """File descriptors."""
+        self.pins = Descriptors()
+        """`pins.Pin`: what holds pages."""
         self.userfaults: list[userfault.Userfault] = []
         self.limits = Limits()
         self.heap = (0, 0)
         """Where `brk` has its heap, and its end."""
         self.pids: dict[str, int] = {}
         """Pids of the processes that a step names."""
+        self.segments: dict[str, int] = {}
+        """Numbers of all segments of System V shared memory."""
 
     def forget_references(self) -> None:
         """In a child: pins and userfaultfds belong to the parent alone."""
@@ -101,9 +119,11 @@ def _serve(process: Process, stream: socket.SocketIO, address: str) -> socket.So
 
 def _outcome(process: Process, request: dict[str, Any]) -> dict[str, Any]:
     process.pids = request.get("pids", {})
+    process.segments = request.get("segments", {})
     try:
         with process.limits.held():
-            value = PROCESS_VERBS[request["verb"]](process, request["args"])
+            name = request["verb"]
+            value = (PROCESS_VERBS.get(name) or PARTS[name])(process, request["args"])
     except OSError as error:
         return {"errno": calls.error_name(error)}
     except SignalledError as signalled:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import calls
 from .access import PAGE
-from .disk import Mapped
+from .disk import Gate
 
 __all__ = ["Group", "SwapDevice"]
 
@@ -27,17 +27,21 @@ class SwapDevice:
     """
 
     def __init__(self, pages: int, *, mapped: bool) -> None:
+        self._gate: Gate | None = None
         number = int(Path(_HOT_ADD).read_text())
         self._path = f"/dev/zram{number}"
         size = (pages + 1) * PAGE
         Path(f"/sys/block/zram{number}/disksize").write_text(str(size))
         if mapped:
-            device = Mapped("swap")
-            device.load(self._path, [(0, size, False)])
-            device.resume()
-            self._path = device.path
+            self._gate = Gate(self._path, size, "swap")
+            self._path = self._gate.path
         _make_swap(self._path, pages)
         calls.call("swapon", self._path.encode(), 0)
+
+    def set(self, state: str) -> None:
+        """What happens to reads and writes, see `Gate`."""
+        assert self._gate is not None, "swap is not behind a device of device mapper"
+        self._gate.set(state)
 
     def off(self) -> None:
         """swapoff(2). Raises OSError."""

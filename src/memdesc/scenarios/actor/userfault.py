@@ -11,12 +11,13 @@ import os
 import struct
 from dataclasses import dataclass, field
 from fcntl import ioctl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import calls
 from .access import PAGE
 from .memory import content_bytes
-from .verbs import span, verb
+from .verbs import RefusedError, span, verb
 
 if TYPE_CHECKING:
     from .process import Process
@@ -104,6 +105,10 @@ def uffd_zero(process: Process, args: dict[str, Any]) -> None:
 
 @verb("uffd_poison")
 def uffd_poison(process: Process, args: dict[str, Any]) -> None:
+    # Only with CONFIG_MEMORY_FAILURE does an access tell what the marker means; meminfo has the
+    # line with it.
+    if "HardwareCorrupted:" not in Path("/proc/meminfo").read_text():
+        raise RefusedError("this kernel is built without CONFIG_MEMORY_FAILURE")
     _on(process, args, _POISON, "<4Q", 0, 0)
 
 

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from .process import Process
 
 __all__ = [
+    "PARTS",
     "PROCESS_VERBS",
     "RefusedError",
     "SignalledError",
     "inside_guest",
+    "part",
     "span",
     "verb",
     "words_of",
@@ -24,6 +26,9 @@ __all__ = [
 Args = dict[str, Any]
 PROCESS_VERBS: dict[str, Callable[[Process, Args], Any]] = {}
 """What a process can be told to do: returns a JSON value, raises OSError or SignalledError."""
+
+PARTS: dict[str, Callable[[Process, Args], Any]] = {}
+"""What the controller tells processes as parts of one verb (`pins.handed`)."""
 
 _GUEST_WORD = "memdesc.guest=1"
 
@@ -45,6 +50,16 @@ def verb(name: str) -> Callable[[Callable[[Process, Args], Any]], Callable[[Proc
 
     def put(function: Callable[[Process, Args], Any]) -> Callable[[Process, Args], Any]:
         PROCESS_VERBS[name] = function
+        return function
+
+    return put
+
+
+def part(name: str) -> Callable[[Callable[[Process, Args], Any]], Callable[[Process, Args], Any]]:
+    """Put a function into the table of parts of steps."""
+
+    def put(function: Callable[[Process, Args], Any]) -> Callable[[Process, Args], Any]:
+        PARTS[name] = function
         return function
 
     return put

@@ -71,7 +71,7 @@ def _prctl(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value
     if args["option"] == "thp_disable":
         process.mm.thp_disabled = bool(value)
         return None
-    if value not in (0, 1) or not run.kernel.rules.memory_merge:
+    if not run.kernel.rules.memory_merge:
         raise Errno("EINVAL")
     from memdesc.mm.ksm.ksm import ksm_enable_merge_any
 

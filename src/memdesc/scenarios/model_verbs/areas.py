@@ -10,6 +10,7 @@ from memdesc.mm.areas.mempolicy import get_mempolicy, mbind, set_home_node
 from memdesc.mm.areas.mseal import mseal
 from memdesc.mm.areas.process_madvise import process_madvise
 from memdesc.mm.areas.remap_file_pages import remap_file_pages
+from memdesc.mm.pagemap_scan import PageIs, page_nodes, pagemap_scan
 from memdesc.mm.process import NOBODY, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
@@ -26,6 +27,24 @@ def _mseal(run: ModelRunner, process: Process, args: Args) -> Value:
     vpns = pages_of(args["range"])
     mseal(run.kernel, process.mm, vpns.start, vpns.stop)
     return None
+
+
+@verb("nodes")
+def _nodes(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    return tuple(map(str, page_nodes(run.kernel, process.mm, vpns.start, vpns.stop)))
+
+
+@verb("scan_pages")
+def _scan_pages(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    vpns = pages_of(args["range"])
+    found = pagemap_scan(run.kernel, process.mm, vpns.start, vpns.stop, protect=args["protect"])
+    return tuple(_names_of(word) for word in found)
+
+
+def _names_of(word: int) -> str:
+    names = [one.name.lower() for one in PageIs if one.name and int(one) & word]
+    return "+".join(names) or "none"
 
 
 @verb("mbind")
@@ -76,7 +95,7 @@ def _remap_file_pages(run: ModelRunner, process: Process, args: Args) -> Value:
 @verb("process_advise")
 def _process_advise(run: ModelRunner, process: Process, args: Args) -> Value:
     vpns = pages_of(args["range"])
-    other = run.kernel.processes[args["other"]]
+    other = run.process(args["other"])
     process_madvise(run.kernel, process, other, vpns.start, vpns.stop, args["advice"])
     return len(vpns) * PAGE
 

@@ -10,6 +10,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.huge.khugepaged import khugepaged_pass
 from memdesc.mm.huge.large_folio import can_split_folio, split_folio
+from memdesc.mm.huge.thp_orders import khugepaged_runs
 from memdesc.mm.process import Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.memory import pages_of
@@ -46,9 +47,7 @@ def _split(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value
 
 @verb("khugepaged")
 def _khugepaged(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
-    rules, knobs = run.kernel.rules, run.kernel.knobs
-    sizes = ("thp", "thp_16k", "thp_64k") if rules.collapses_to_any_size else ("thp",)
-    if all(knobs[size] in ("never", "inherit") for size in sizes):
+    if not khugepaged_runs(run.kernel):
         raise QuestionError("khugepaged does not run", hint="knob thp always, or madvise")
     for _ in range(args["passes"]):
         khugepaged_pass(run.kernel)

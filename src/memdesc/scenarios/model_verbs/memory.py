@@ -52,7 +52,7 @@ def _exit(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 
 @verb("kill")
 def _kill(run: ModelRunner, process: None, args: Mapping[str, Any]) -> Value:
-    exit_process(run.kernel, run.kernel.processes[args["process"]])
+    exit_process(run.kernel, run.process(args["process"]))
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memdesc.kernels.pagemap import PM
 from memdesc.mm.areas.pkeys import RIGHTS, pkey_protect
 from memdesc.mm.faults.uaccess import copy_from_user, copy_to_user
 from memdesc.mm.process import Errno, Process
@@ -13,6 +14,7 @@ from memdesc.mm.references.direct_io import begin_dma, begin_dma_from, dio_read,
 from memdesc.mm.references.futex import futex_wake
 from memdesc.mm.references.pins import (
     access_remote_vm,
+    hand_over,
     process_vm_readv,
     process_vm_writev,
     register_buffer,
@@ -20,6 +22,7 @@ from memdesc.mm.references.pins import (
 from memdesc.mm.references.splice import splice_more, vmsplice
 from memdesc.mm.references.xdp_umem import xdp_umem_reg
 from memdesc.mm.references.zerocopy import send_zerocopy
+from memdesc.mm.seen import pagemap_entry
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.model_verbs.files import extent_of
 from memdesc.scenarios.model_verbs.memory import pages_of, prot_of
@@ -34,8 +37,8 @@ def _words(run: ModelRunner, contents: tuple[int, ...]) -> Value:
     return tuple(run.word(content) for content in contents)
 
 
-def _mm_of(run: ModelRunner, args: Mapping[str, Any]) -> Any:
-    return run.kernel.processes[args["other"]].mm
+def _other(run: ModelRunner, args: Mapping[str, Any]) -> Process:
+    return run.process(args["other"])
 
 
 @verb("splice")
@@ -94,7 +97,7 @@ def _dma_from(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Va
 
 @verb("dma_taken")
 def _dma_taken(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
-    return _words(run, process.pins.pop(args["pin"]).taken(run.kernel))
+    return _words(run, process.pins.take(args["pin"]).taken(run.kernel))
 
 
 @verb("send")
@@ -106,7 +109,7 @@ def _send(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
 
 @verb("receive")
 def _receive(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
-    return _words(run, process.pins.pop(args["pin"]).receive(run.kernel))
+    return _words(run, process.pins.take(args["pin"]).receive(run.kernel))
 
 
 @verb("umem")
@@ -125,38 +128,59 @@ def _futex(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value
 
 @verb("release")
 def _release(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
-    held = process.pins.pop(args["pin"], None)
-    if held is None:  # taking it failed, and the scenario went on
-        raise Errno("EBADF")
-    held.release(run.kernel)
+    process.pins.take(args["pin"]).release(run.kernel)
+    return None
+
+
+@verb("hand")
+def _hand(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    name = args["pin"]
+    hand_over(process, run.kernel.processes[args["other"]], name)
+    return None
+
+
+@verb("remember")
+def _remember(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
+    entries = [
+        0 if vma is None else pagemap_entry(run.kernel, process.mm, vma, vpn)
+        for vpn in pages_of(args["range"])
+        for vma in (process.mm.vmas.find(vpn),)
+    ]
+    if not all(entry & PM.PRESENT for entry in entries):
+        raise Errno("EFAULT")
+    run.remembered[args["frames"]] = [entry & PM.FRAME for entry in entries]
     return None
 
 
 @verb("peek")
 def _peek(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    return _words(run, process_vm_readv(run.kernel, _mm_of(run, args), vpns.start, len(vpns)))
+    return _words(
+        run, process_vm_readv(run.kernel, process, _other(run, args), vpns.start, len(vpns))
+    )
 
 
 @verb("poke")
 def _poke(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     contents = run.contents(args, len(vpns))
-    return process_vm_writev(run.kernel, _mm_of(run, args), vpns.start, contents)
+    return process_vm_writev(run.kernel, process, _other(run, args), vpns.start, contents)
 
 
 @verb("ptrace_read")
 def _ptrace_read(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
-    return _words(run, access_remote_vm(run.kernel, _mm_of(run, args), vpns.start, len(vpns)))
+    return _words(
+        run, access_remote_vm(run.kernel, process, _other(run, args), vpns.start, len(vpns))
+    )
 
 
 @verb("ptrace_write")
 def _ptrace_write(run: ModelRunner, process: Process, args: Mapping[str, Any]) -> Value:
     vpns = pages_of(args["range"])
     contents = run.contents(args, len(vpns))
-    mm = _mm_of(run, args)
-    return PAGE * len(access_remote_vm(run.kernel, mm, vpns.start, len(vpns), contents))
+    other = _other(run, args)
+    return PAGE * len(access_remote_vm(run.kernel, process, other, vpns.start, len(vpns), contents))
 
 
 @verb("copy_to")

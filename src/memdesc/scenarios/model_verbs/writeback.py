@@ -1,4 +1,4 @@
-"""Writing back on the model: fsync and its like, and a disk that fails."""
+"""Writing back on the model: fsync and its like, and a disk that fails or holds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memdesc.mm.files import writeback
+from memdesc.mm.files.folio_writeback import Answers
 from memdesc.mm.files.super import fill, freeze, remount, thaw
 from memdesc.mm.process import Process
 from memdesc.scenarios.model_run import ModelRunner, verb
@@ -26,7 +27,8 @@ def _fsync(run: ModelRunner, process: Process, args: Args) -> Value:
 
 @verb("sync_range")
 def _sync_range(run: ModelRunner, process: Process, args: Args) -> Value:
-    writeback.sync_file_range(run.kernel, *extent_of(process, args["file"]))
+    extent = extent_of(process, args["file"])
+    writeback.sync_file_range(run.kernel, *extent, waits=not args["start"])
     return None
 
 
@@ -69,5 +71,5 @@ def _fill(run: ModelRunner, process: None, args: Args) -> Value:
 
 @verb("disk")
 def _disk(run: ModelRunner, process: None, args: Args) -> Value:
-    run.kernel.disk.fails = args["state"] == "fail"
+    writeback.set_disk(run.kernel, Answers(args["state"]))
     return None
