@@ -28,6 +28,7 @@ from memdesc.mm.frames import (
     UNEVICTABLE_LIST,
     Kind,
 )
+from memdesc.mm.process import Mm
 from memdesc.model.compiled import array
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def check(kernel: Kernel) -> None:
 def _count_entries(
     kernel: Kernel, mm: object, refs: Counter[int], maps: Counter[int], entire: Counter[int]
 ) -> None:
-    from memdesc.mm.process import Mm
-
     assert isinstance(mm, Mm)
     entries = array(kernel.f.entries)
     for key, pmd in mm.tables.pmds.items():

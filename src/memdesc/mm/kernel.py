@@ -25,7 +25,8 @@ from memdesc.kernels.processes import is_modelled, process_rules
 from memdesc.kernels.release import KernelRelease
 from memdesc.mm import loops, lru
 from memdesc.mm.areas.accounting import committed
-from memdesc.mm.areas.mlock_batch import MlockBatch
+from memdesc.mm.areas.mlock_batch import MlockBatch, drain
+from memdesc.mm.faults.fault import access
 from memdesc.mm.files.wb_err import Disk
 from memdesc.mm.frames import (
     BATCH_ADD,
@@ -33,11 +34,13 @@ from memdesc.mm.frames import (
     BATCHES,
     C_LRU_GEN,
     C_ZERO_PFN,
+    PIN_BIAS,
     Frames,
     Kind,
     empty_frames,
     grow_entries,
 )
+from memdesc.mm.huge.file_pmd import huge_file_counters
 from memdesc.mm.huge.thp_stats import THP_EVENTS, thp_counters
 from memdesc.mm.hugetlb.hugetlb_pool import (
     HugetlbPool,
@@ -202,14 +205,10 @@ class Kernel:
 
     def read(self, process: Process, vpn: int) -> int:
         """What a load from a page gives. Raises Signal."""
-        from memdesc.mm.faults.fault import access
-
         return int(self.f.content[access(self, process.mm, vpn, write=False)])
 
     def write(self, process: Process, vpn: int, content: int) -> None:
         """Store to a page. Raises Signal."""
-        from memdesc.mm.faults.fault import access
-
         self.f.content[access(self, process.mm, vpn, write=True)] = content
 
     def say(self, rule: str) -> None:
@@ -293,8 +292,6 @@ class Kernel:
 
     def may_be_pinned(self, pfn: int) -> bool:
         """folio_maybe_dma_pinned()."""
-        from memdesc.mm.frames import PIN_BIAS
-
         head = self.head(pfn)
         if self.f.order[head]:
             return int(self.f.pins[head]) > 0
@@ -311,8 +308,6 @@ class Kernel:
         if any(self.f.batch[which * BATCH_ROOM] for which in range(BATCHES)):
             lru.drain_all(*self.columns)
         if self.mlock.waiting:
-            from memdesc.mm.areas.mlock import drain
-
             drain(self)
 
     @property
@@ -388,8 +383,6 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Counters by the names that scenarios use."""
-        from memdesc.mm.huge.file_pmd import huge_file_counters
-
         events = {f"vmstat.{name}": count for name, count in self.events.items()}
         events |= huge_file_counters(self)
         events["meminfo.HardwareCorrupted"] = self.num_poisoned_pages * 4

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Final
 from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.memory_failure import failure_behaviour
 from memdesc.mm import entries as e
-from memdesc.mm.areas.vma import VM
+from memdesc.mm.areas.mlock_batch import munlock_vma_folio
 from memdesc.mm.check import HOLDERS
 from memdesc.mm.faults.zap import drop_mapping
 from memdesc.mm.files.folio_writeback import wait_writeback
+from memdesc.mm.files.inode import SECRETMEM
+from memdesc.mm.files.page_cache import remove_folio
 from memdesc.mm.files.wb_err import mapping_set_error
+from memdesc.mm.huge.large_folio import split_folio
+from memdesc.mm.hugetlb.hugetlb_failure import memory_failure_hugetlb, soft_offline_hugetlb
 from memdesc.mm.migrate import migrate_folio
 from memdesc.mm.process import Errno, OutOfMemory, Process, Signal
 from memdesc.mm.reclaim.isolate import isolate
+from memdesc.mm.reclaim.vmscan import try_to_unmap
 from memdesc.mm.references.gup import FOLL, get_user_pages_fast
 from memdesc.mm.rmap import mappings_of
 
@@ -77,8 +82,6 @@ def _memory_failure(kernel: Kernel, pfn: int) -> bool:
         kernel.say("memory_failure: the zero page belongs to everybody: Ignored")
         raise Errno("EBUSY")
     if kernel.flags(pfn) & KPF.HUGE:
-        from memdesc.mm.hugetlb.hugetlb_failure import memory_failure_hugetlb
-
         return memory_failure_hugetlb(kernel, pfn)
     kernel.poisoned.add(pfn)
     if kernel.order_of(pfn) and not _split(kernel, pfn):
@@ -101,8 +104,6 @@ def _memory_failure(kernel: Kernel, pfn: int) -> bool:
 
 def _split(kernel: Kernel, pfn: int) -> bool:
     """try_to_split_thp_page(): only the page that failed is lost, which stays held."""
-    from memdesc.mm.huge.large_folio import split_folio
-
     if split_folio(kernel, pfn, held=1):
         kernel.say("memory_failure: unsplit thp: Failed")
         return False
@@ -117,8 +118,6 @@ def _unmap(kernel: Kernel, pfn: int) -> None:
     """
     flags = kernel.flags(pfn)
     if flags & KPF.SWAPCACHE:
-        from memdesc.mm.reclaim.vmscan import try_to_unmap
-
         try_to_unmap(kernel, pfn)
         return
     places = tuple(mappings_of(kernel, pfn))
@@ -130,10 +129,7 @@ def _unmap(kernel: Kernel, pfn: int) -> None:
         bits = e.SOFT_DIRTY_SWAP if entry & e.SOFT_DIRTY else 0
         lost = e.not_present(e.SwapType.HWPOISON, pfn, bits)
         mm.tables.set(vpn, lost if poisons else e.NONE_ENTRY)
-        if vma.flags & VM.LOCKED:
-            from memdesc.mm.areas.mlock import munlock_vma_folio
-
-            munlock_vma_folio(kernel, vma, pfn)
+        munlock_vma_folio(kernel, vma, pfn)
         drop_mapping(kernel, pfn)
     what = "poisoned" if poisons else "empty, the file has it"
     kernel.say(f"unmap_poisoned_folio: {len(places)} entries are {what} now")
@@ -148,9 +144,6 @@ def _take_out(kernel: Kernel, pfn: int) -> bool:
     mapping = kernel.mappings.get(int(kernel.f.mapping[pfn]))
     kept = 0
     if mapping is not None:
-        from memdesc.mm.files.inode import SECRETMEM
-        from memdesc.mm.files.page_cache import remove_folio
-
         if mapping.fs is SECRETMEM:
             return False
         if mapping.is_shmem:
@@ -184,8 +177,6 @@ def _soft_offline(kernel: Kernel, pfn: int) -> None:
         kernel.put(pfn)
         raise Errno("EIO")
     if kernel.flags(pfn) & KPF.HUGE:
-        from memdesc.mm.hugetlb.hugetlb_failure import soft_offline_hugetlb
-
         soft_offline_hugetlb(kernel, pfn)
         return
     if kernel.order_of(pfn) and not _split(kernel, pfn):
@@ -215,8 +206,6 @@ def _invalidate(kernel: Kernel, pfn: int) -> bool:
     private = bool(kernel.flags(pfn) & KPF.PRIVATE)
     if mapping is None or mapping.is_shmem or kernel.refs(pfn) > 2 + private:
         return False
-    from memdesc.mm.files.page_cache import remove_folio
-
     isolate(kernel.f, pfn)
     kernel.clear_flags(pfn, _LOST)
     remove_folio(kernel, mapping, pfn)

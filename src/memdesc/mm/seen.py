@@ -15,6 +15,8 @@ from memdesc.kernels.smaps import PSS_SHIFT
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.process import Mm
+from memdesc.mm.reclaim.swap_state import swap_count
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -62,7 +64,7 @@ def pagemap_entry(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> int:
     if not e.is_present(entry):
         if vma.flags & VM.HUGETLB:
             return word | _not_present_hugetlb(entry)
-        return word | _not_present(kernel, mm, vma, entry)
+        return word | _not_present(kernel, entry)
     pfn = e.pfn_of(entry)
     word |= int(PM.PRESENT) | pfn
     if entry & e.SOFT_DIRTY:
@@ -160,7 +162,7 @@ def smaps(kernel: Kernel, mm: Mm, vma: Vma) -> dict[str, int]:
         if not pmd.huge and pmd.table is None:
             continue
         for vpn in range(low, high):
-            _account(kernel, sums, mm.tables.entry(vpn), huge=bool(pmd.huge), vma=vma)
+            _account(kernel, sums, mm.tables.entry(vpn), vma=vma)
     if vma.file is not None:
         sums.add("Swap", _shmem_swapped(mm, vma))
     sums.kb["Pss"] = sums.pss >> (10 + PSS_SHIFT)
@@ -172,16 +174,14 @@ def smaps(kernel: Kernel, mm: Mm, vma: Vma) -> dict[str, int]:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -> None:
+def _account(kernel: Kernel, sums: _Sums, entry: int, *, vma: Vma) -> None:
     """smaps_pte_entry(), smaps_account() of one page."""
     if entry == e.NONE_ENTRY:
         return
     if not e.is_present(entry):
         if e.swap_type(entry) is e.SwapType.SWAP:
-            from memdesc.mm.reclaim.swap_state import swap_count
-
             sums.add("Swap")
-            sums.swap_pss += (4096 << PSS_SHIFT) // max(1, swap_count(kernel, entry))
+            sums.swap_pss += (PAGE_SIZE_BYTES << PSS_SHIFT) // max(1, swap_count(kernel, entry))
             return
         # A frame that was lost is still counted where its entry is (is_pfn_swap_entry).
         if e.swap_type(entry) is not e.SwapType.HWPOISON:
@@ -212,7 +212,7 @@ def _account(kernel: Kernel, sums: _Sums, entry: int, *, huge: bool, vma: Vma) -
     alone = kernel.refs(pfn) == 1 or mapcount < 2
     private = alone and (present or not kernel.rules.smaps_shares_lost_pages)
     sums.add(("Private_" if private else "Shared_") + ("Dirty" if dirty else "Clean"))
-    sums.pss += (4096 << PSS_SHIFT) // (1 if alone else mapcount)
+    sums.pss += (PAGE_SIZE_BYTES << PSS_SHIFT) // (1 if alone else mapcount)
 
 
 def _shmem_swapped(mm: Mm, vma: Vma) -> int:
@@ -255,7 +255,7 @@ def _not_present_hugetlb(entry: int) -> int:
     return int(PM.UFFD_WP) if marker and e.swap_offset(entry) == e.Marker.UFFD_WP else 0
 
 
-def _not_present(kernel: Kernel, mm: Mm, vma: Vma, entry: int) -> int:
+def _not_present(kernel: Kernel, entry: int) -> int:
     kind, offset = e.swap_type(entry), e.swap_offset(entry)
     word = int(PM.SWAP)
     if entry & e.SOFT_DIRTY_SWAP:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memdesc.errors import FormatError
+from memdesc.types import PAGE_SIZE_BYTES
 
 __all__ = [
     "FIRST_SLOT",
@@ -32,7 +33,7 @@ __all__ = [
     "word_of_tag",
 ]
 
-PAGE: Final = 4096
+PAGE: Final = PAGE_SIZE_BYTES
 HUGE_PAGES: Final = 512
 """Pages of a huge page: slots begin at their multiples."""
 FIRST_SLOT: Final = 0x2000_0000_0000

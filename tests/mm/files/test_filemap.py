@@ -10,11 +10,12 @@ from memdesc.mm.areas.mmap import exit_process, mmap, munmap
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import check
 from memdesc.mm.faults.fork import fork
-from memdesc.mm.files.inode import PAGE_BYTES, OpenFile, close_file, memfd_create, open_file
+from memdesc.mm.files.inode import OpenFile, close_file, memfd_create, open_file
 from memdesc.mm.files.page_cache import cachestat, file_mappings, pread, pwrite
 from memdesc.mm.files.truncate import drop_caches, ftruncate
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Errno, Process, Signal
+from memdesc.types import PAGE_SIZE_BYTES
 
 AT, OTHER = 0x10000, 0x20000
 SERIES = ("6.1", "6.12", "7.2")
@@ -64,7 +65,7 @@ def test_every_reference_ends_with_its_holder(series: str, where: str) -> None:
 @pytest.mark.parametrize("series", SERIES)
 def test_dirty_entries_of_shmem_pass_their_bit_on(series: str) -> None:
     kernel, process, file = world(series, "memfd", [])
-    ftruncate(kernel, file, 2 * PAGE_BYTES)
+    ftruncate(kernel, file, 2 * PAGE_SIZE_BYTES)
     mmap(kernel, process.mm, AT, 2, flags=VM.SHARED, file=file, pgoff=0)
     for page in range(2):
         kernel.read(process, AT + page)
@@ -80,7 +81,7 @@ def test_dirty_entries_of_shmem_pass_their_bit_on(series: str) -> None:
 @pytest.mark.parametrize("window", [4, 16])
 def test_fault_around_maps_the_aligned_window_and_nothing_else(window: int) -> None:
     kernel, process, file = world("6.12", "memfd", list(range(1, 41)))
-    kernel.set_knob("fault_around", str(window * PAGE_BYTES))
+    kernel.set_knob("fault_around", str(window * PAGE_SIZE_BYTES))
     mmap(kernel, process.mm, AT + 3, 37, flags=VM.SHARED, file=file, pgoff=0)
     at = AT + 21
     kernel.read(process, at)
@@ -97,7 +98,7 @@ def test_fault_around_maps_the_aligned_window_and_nothing_else(window: int) -> N
 def test_the_last_page_decides_about_sigbus() -> None:
     kernel, process, file = world("6.12", "memfd", [1])
     mmap(kernel, process.mm, AT, 3, flags=VM.SHARED, file=file, pgoff=0)
-    ftruncate(kernel, file, PAGE_BYTES + 8)
+    ftruncate(kernel, file, PAGE_SIZE_BYTES + 8)
     assert kernel.read(process, AT + 1) == 0
     with pytest.raises(Signal, match="SIGBUS ADRERR"):
         kernel.read(process, AT + 2)

@@ -7,12 +7,13 @@ import pytest
 from memdesc.mm.areas.mmap import mmap
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import check
-from memdesc.mm.files.inode import PAGE_BYTES, OpenFile, open_file
+from memdesc.mm.files.inode import OpenFile, open_file
 from memdesc.mm.files.page_cache import pread
 from memdesc.mm.files.readahead import fadvise, force_readahead
 from memdesc.mm.files.truncate import ftruncate
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Process
+from memdesc.types import PAGE_SIZE_BYTES
 
 AT = 0x10000
 
@@ -23,7 +24,7 @@ def disk_file(series: str, pages: int, kilobytes: int) -> tuple[Kernel, Process,
     kernel.set_knob("read_ahead", str(kilobytes))
     process = kernel.process("p")
     file = open_file(kernel, process, "f", "ext4", "name", create=True)
-    ftruncate(kernel, file, pages * PAGE_BYTES)
+    ftruncate(kernel, file, pages * PAGE_SIZE_BYTES)
     return kernel, process, file
 
 

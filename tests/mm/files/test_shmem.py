@@ -9,11 +9,12 @@ from memdesc.mm.areas.mmap import exit_process, mmap
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import check
 from memdesc.mm.faults.fork import fork
-from memdesc.mm.files.inode import PAGE_BYTES, memfd_create, memfd_secret
+from memdesc.mm.files.inode import memfd_create, memfd_secret
 from memdesc.mm.files.page_cache import file_mappings, is_cached, pread, pwrite
 from memdesc.mm.files.truncate import fallocate, ftruncate
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Errno
+from memdesc.types import PAGE_SIZE_BYTES
 
 AT = 0x10000
 
@@ -42,7 +43,7 @@ def test_reserved_pages_are_not_there_until_they_are_used() -> None:
     process = kernel.process("p")
     file = memfd_create(kernel, process, "f")
     fallocate(kernel, file, 0, 3, "grow")
-    assert file.mapping.size == 3 * PAGE_BYTES
+    assert file.mapping.size == 3 * PAGE_SIZE_BYTES
     assert not any(is_cached(kernel, file, index) for index in range(3))
     assert all(kernel.flags(pfn) & KPF.DIRTY for pfn in file.mapping.pages.values())
     mmap(kernel, process.mm, AT, 3, flags=VM.SHARED, file=file, pgoff=0)
@@ -59,7 +60,7 @@ def test_reading_a_hole_allocates_only_through_a_mapping() -> None:
     kernel = Kernel("6.12", memory_bytes=64 << 20)
     process = kernel.process("p")
     file = memfd_create(kernel, process, "f")
-    ftruncate(kernel, file, 2 * PAGE_BYTES)
+    ftruncate(kernel, file, 2 * PAGE_SIZE_BYTES)
     assert pread(kernel, file, 0, 4) == (0, 0)
     assert not file.mapping.pages
     mmap(kernel, process.mm, AT, 2, file=file, pgoff=0)
@@ -71,7 +72,7 @@ def test_secret_memory_refuses_read_and_private_mappings() -> None:
     kernel = Kernel("6.12", memory_bytes=64 << 20)
     process = kernel.process("p")
     file = memfd_secret(kernel, process, "s")
-    ftruncate(kernel, file, PAGE_BYTES)
+    ftruncate(kernel, file, PAGE_SIZE_BYTES)
     with pytest.raises(Errno, match="EINVAL"):
         mmap(kernel, process.mm, AT, 1, file=file, pgoff=0)
     mmap(kernel, process.mm, AT, 1, flags=VM.SHARED, file=file, pgoff=0)
@@ -82,4 +83,4 @@ def test_secret_memory_refuses_read_and_private_mappings() -> None:
         with pytest.raises(Errno, match="ESPIPE"):
             call()
     with pytest.raises(Errno, match="EINVAL"):
-        ftruncate(kernel, file, 2 * PAGE_BYTES)
+        ftruncate(kernel, file, 2 * PAGE_SIZE_BYTES)

@@ -8,12 +8,13 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.areas.mmap import mmap
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import check
-from memdesc.mm.files.inode import PAGE_BYTES, PARTLY, OpenFile, memfd_create, open_file
+from memdesc.mm.files.inode import PARTLY, OpenFile, memfd_create, open_file
 from memdesc.mm.files.page_cache import pread, pwrite
 from memdesc.mm.files.truncate import fallocate, ftruncate, punch_hole
 from memdesc.mm.files.writeback import writeback_range
 from memdesc.mm.kernel import Kernel
 from memdesc.mm.process import Process, Signal
+from memdesc.types import PAGE_SIZE_BYTES
 
 SHARED, OWN = 0x10000, 0x20000
 SERIES = ("6.1", "6.12", "7.2")
@@ -54,20 +55,20 @@ def test_truncation_takes_private_copies_and_a_hole_does_not(series: str, where:
     assert present(process, OWN) == [True, False, True, True]
     assert [kernel.read(process, SHARED + index) for index in range(4)] == [1, 0, 0, 4]
     assert kernel.read(process, OWN + 2) == 9
-    ftruncate(kernel, file, 2 * PAGE_BYTES)
+    ftruncate(kernel, file, 2 * PAGE_SIZE_BYTES)
     kernel.drain()
     check(kernel)
     assert present(process, OWN) == [True, False, False, False]
     with pytest.raises(Signal, match="SIGBUS"):
         kernel.read(process, OWN + 2)
-    ftruncate(kernel, file, 4 * PAGE_BYTES)
+    ftruncate(kernel, file, 4 * PAGE_SIZE_BYTES)
     assert [kernel.read(process, OWN + index) for index in range(4)] == [1, 0, 0, 0]
 
 
 def test_the_end_inside_a_page_clears_its_rest() -> None:
     kernel, process, file = mapped_twice("6.12", "ext4")
     writeback_range(kernel, file.mapping)
-    ftruncate(kernel, file, PAGE_BYTES + 100)
+    ftruncate(kernel, file, PAGE_SIZE_BYTES + 100)
     pfn = file.mapping.pages[1]
     assert int(kernel.f.content[pfn]) == 2 | PARTLY
     assert kernel.flags(pfn) & KPF.DIRTY
@@ -87,7 +88,7 @@ def test_a_large_folio_is_split_where_it_is_cut_unless_dirty(cut: int, clean: bo
     assert present(process, SHARED) == [True] * 4, "a fault maps the whole folio"
     if clean:
         writeback_range(kernel, file.mapping)
-    ftruncate(kernel, file, cut * PAGE_BYTES)
+    ftruncate(kernel, file, cut * PAGE_SIZE_BYTES)
     kernel.drain()
     check(kernel)
     assert not any(present(process, SHARED))
@@ -95,7 +96,7 @@ def test_a_large_folio_is_split_where_it_is_cut_unless_dirty(cut: int, clean: bo
     # The pieces before the cut are the binary digits of its place, largest first.
     digits = [bit for bit in (2, 1, 0) if cut >> bit & 1]
     assert orders == ([bit for bit in digits for _ in range(1 << bit)] if clean else [3] * cut)
-    ftruncate(kernel, file, 8 * PAGE_BYTES)
+    ftruncate(kernel, file, 8 * PAGE_SIZE_BYTES)
     assert pread(kernel, file, 0, 8) == (*range(1, cut + 1), *(0,) * (8 - cut))
     check(kernel)
 

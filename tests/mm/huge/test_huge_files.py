@@ -9,7 +9,7 @@ from memdesc.mm.areas.mmap import exit_process, mmap, munmap
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.check import check
 from memdesc.mm.faults.fork import fork
-from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, memfd_create
+from memdesc.mm.files.inode import AddressSpace, memfd_create
 from memdesc.mm.files.page_cache import pwrite
 from memdesc.mm.files.truncate import ftruncate, punch_hole
 from memdesc.mm.huge.khugepaged import madvise_collapse
@@ -19,6 +19,7 @@ from memdesc.mm.reclaim.swapfile import swapoff, swapon
 from memdesc.mm.reclaim.vmscan import madvise_pageout
 from memdesc.model.check_slab import check_described
 from memdesc.model.designs import DESIGNS, OVERLAYS, Design
+from memdesc.types import PAGE_SIZE_BYTES
 
 AT = 0x10000
 HUGE = 512
@@ -33,7 +34,7 @@ def mapped(
     kernel.set_knob("thp_shmem", setting)
     process = kernel.process("p")
     file = memfd_create(kernel, process, "f")
-    ftruncate(kernel, file, pages * PAGE_BYTES)
+    ftruncate(kernel, file, pages * PAGE_SIZE_BYTES)
     mmap(kernel, process.mm, AT, pages, flags=VM.SHARED, file=file)
     return kernel, process, file.mapping
 
@@ -65,7 +66,7 @@ def test_a_cut_splits_what_it_must(release: str, sizes: list[int]) -> None:
     """Up to the cut: pages of their own, or pieces that are halved towards it."""
     kernel, process, mapping = mapped(release)
     kernel.write(process, AT, 7)
-    ftruncate(kernel, process.files["f"], 5 * PAGE_BYTES)
+    ftruncate(kernel, process.files["f"], 5 * PAGE_SIZE_BYTES)
     check(kernel)
     assert sorted(mapping.pages) == list(range(5))
     heads = dict.fromkeys(kernel.head(pfn) for pfn in mapping.pages.values())

@@ -102,9 +102,7 @@ def test_entries_that_are_not_swap_keep_their_meaning() -> None:
         with pytest.raises(Signal) as caught:
             kernel.read(process, AT)
         assert (caught.value.name, caught.value.code) == (signal, code)
-        assert copy_nonpresent(kernel, process.mm, vma, AT, entry) == entry
-        assert zap_swap_entry(kernel, process.mm, vma, AT, entry, even_cows=True)
-    assert not zap_swap_entry(
-        kernel, process.mm, vma, AT, guard, even_cows=True, drop_markers=False
-    )
-    assert not zap_swap_entry(kernel, process.mm, vma, AT, lost, even_cows=False)
+        assert copy_nonpresent(kernel, process.mm, AT, entry) == entry
+        assert zap_swap_entry(kernel, vma, entry, even_cows=True)
+    assert not zap_swap_entry(kernel, vma, guard, even_cows=True, drop_markers=False)
+    assert not zap_swap_entry(kernel, vma, lost, even_cows=False)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.mm.areas.vma import VM
+from memdesc.mm.files.page_cache import file_mappings
 from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.model.compiled import array
 
@@ -108,8 +109,6 @@ def check_commit(kernel: Kernel, pages: int) -> None:
 
 def committed(kernel: Kernel) -> int:
     """Committed_AS, in pages: what may yet have to be there."""
-    from memdesc.mm.files.page_cache import file_mappings
-
     areas = sum(
         vma.pages
         for process in kernel.processes.values()

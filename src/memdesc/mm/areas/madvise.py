@@ -11,11 +11,21 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from memdesc.mm.areas.guard import guard_install, guard_remove
 from memdesc.mm.areas.madvise_pages import cold, dontneed, free
 from memdesc.mm.areas.mseal import check_advice
 from memdesc.mm.areas.vma import VM, VM_SPECIAL, Vma
 from memdesc.mm.areas.vma_modify import vma_modify_flags
+from memdesc.mm.faults.populate import madvise_populate
+from memdesc.mm.files.filemap import madvise_willneed
+from memdesc.mm.files.truncate import punch_hole
+from memdesc.mm.huge.huge_advice import hugepage_madvise
+from memdesc.mm.huge.khugepaged import madvise_collapse
+from memdesc.mm.ksm.ksm import ksm_madvise
+from memdesc.mm.memory_failure import inject
 from memdesc.mm.process import Errno, OutOfMemory, Process
+from memdesc.mm.reclaim.swap import madvise_willneed as swap_in
+from memdesc.mm.reclaim.vmscan import madvise_pageout
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -35,15 +45,11 @@ def madvise(kernel: Kernel, process: Process, vpn_start: int, vpn_end: int, advi
     if advice.startswith("guard_") and not kernel.rules.guard_regions:
         raise Errno("EINVAL")
     if advice in ("hwpoison", "soft_offline"):
-        from memdesc.mm.memory_failure import inject
-
         inject(kernel, process, vpn_start, vpn_end, soft=advice == "soft_offline")
         return
     if vpn_end <= vpn_start:
         return
     if advice in ("populate_read", "populate_write"):
-        from memdesc.mm.faults.populate import madvise_populate
-
         madvise_populate(kernel, mm, vpn_start, vpn_end, write=advice == "populate_write")
         return
     _walk(kernel, process, vpn_start, vpn_end, advice)
@@ -131,8 +137,6 @@ def _dontneed_locked(
 
 def _huge(advice: str) -> Advisor:
     def advise(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
-        from memdesc.mm.huge.huge_advice import hugepage_madvise
-
         flags = hugepage_madvise(kernel, process.mm, vma, advice)
         _update(kernel, process, vma, vpn_start, vpn_end, flags)
 
@@ -141,8 +145,6 @@ def _huge(advice: str) -> Advisor:
 
 def _ksm(advice: str) -> Advisor:
     def advise(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
-        from memdesc.mm.ksm.ksm import ksm_madvise
-
         flags = ksm_madvise(kernel, process.mm, vma, vpn_start, vpn_end, advice)
         _update(kernel, process, vma, vpn_start, vpn_end, flags)
 
@@ -150,14 +152,10 @@ def _ksm(advice: str) -> Advisor:
 
 
 def _collapse(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
-    from memdesc.mm.huge.khugepaged import madvise_collapse
-
     madvise_collapse(kernel, process.mm, vma, vpn_start, vpn_end)
 
 
 def _pageout(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
-    from memdesc.mm.reclaim.vmscan import madvise_pageout
-
     madvise_pageout(kernel, process.mm, vma, vpn_start, vpn_end)
 
 
@@ -167,34 +165,24 @@ def _remove(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end:
         raise Errno("EINVAL")
     if vma.flags & (VM.SHARED | VM.MAYWRITE) != VM.SHARED | VM.MAYWRITE:
         raise Errno("EACCES")
-    from memdesc.mm.files.truncate import punch_hole
-
     first = vma.index_of(vpn_start)
     punch_hole(kernel, vma.file, first, first + vpn_end - vpn_start)
 
 
 def _willneed(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
     if vma.file is None:
-        from memdesc.mm.reclaim.swap import madvise_willneed as swap_in
-
-        swap_in(kernel, process.mm, vma, vpn_start, vpn_end)
+        swap_in(kernel, process.mm, vpn_start, vpn_end)
         return
-    from memdesc.mm.files.filemap import madvise_willneed
-
-    madvise_willneed(kernel, process.mm, vma, vpn_start, vpn_end)
+    madvise_willneed(kernel, vma, vpn_start, vpn_end)
 
 
 def _guard_install(
     kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int
 ) -> None:
-    from memdesc.mm.areas.guard import guard_install
-
     guard_install(kernel, process.mm, vma, vpn_start, vpn_end)
 
 
 def _guard_remove(kernel: Kernel, process: Process, vma: Vma, vpn_start: int, vpn_end: int) -> None:
-    from memdesc.mm.areas.guard import guard_remove
-
     guard_remove(kernel, process.mm, vma, vpn_start, vpn_end)
 
 

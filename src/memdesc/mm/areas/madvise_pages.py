@@ -14,13 +14,16 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.faults.zap import zap_range
-from memdesc.mm.frames import BATCH_DEACTIVATE, BATCH_LAZYFREE, TABLE_ENTRIES
+from memdesc.mm.frames import BATCH_LAZYFREE, TABLE_ENTRIES
 from memdesc.mm.huge.huge_advice import (
     madvise_cold_huge_pmd,
     madvise_free_huge_pmd,
     madvise_large_folio,
 )
 from memdesc.mm.process import Errno, Mm, Process
+from memdesc.mm.reclaim.mark_accessed import folio_deactivate
+from memdesc.mm.reclaim.swap import zap_swap_entry
+from memdesc.mm.reclaim.swap_state import free_swap_cache
 from memdesc.mm.reclaim.workingset import note_advice
 
 if TYPE_CHECKING:
@@ -123,7 +126,7 @@ def _folio_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> tuple
     head = kernel.head(e.pfn_of(mm.tables.entry(vpn)))
     if not kernel.order_of(head):
         return head, 1
-    count = madvise_large_folio(kernel, mm, vma, vpn, vpn_end)
+    count = madvise_large_folio(kernel, mm, vpn, vpn_end)
     return (head, count) if count > 0 else (-1, 0 if not count else 1)
 
 
@@ -133,9 +136,7 @@ def _free_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
     if entry == e.NONE_ENTRY:
         return 1
     if not e.is_present(entry):
-        from memdesc.mm.reclaim.swap import zap_swap_entry
-
-        if _goes_with_free(entry) and zap_swap_entry(kernel, mm, vma, vpn, entry, even_cows=True):
+        if _goes_with_free(entry) and zap_swap_entry(kernel, vma, entry, even_cows=True):
             mm.tables.set(vpn, e.NONE_ENTRY)
         return 1
     if entry & e.SPECIAL:
@@ -149,8 +150,6 @@ def _free_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
             kernel.say("madvise_free: dirty and mapped by others too, left alone")
             return count
         if flags & KPF.SWAPCACHE:
-            from memdesc.mm.reclaim.swap_state import free_swap_cache
-
             free_swap_cache(kernel, head)
             if kernel.flags(head) & KPF.SWAPCACHE:
                 return count
@@ -182,10 +181,7 @@ def _cold_at(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
     _clear_bits(mm, vpn, count, e.ACCESSED)
     kernel.clear_flags(head, int(KPF.REFERENCED))
     note_advice(kernel, head)
-    may = flags & KPF.ACTIVE or kernel.knobs["lru_gen"] != "0"
-    if may and not flags & KPF.UNEVICTABLE:
-        kernel.batch(head, BATCH_DEACTIVATE)
-        kernel.say("folio_deactivate: to the end of the inactive list")
+    folio_deactivate(kernel, head)
     return count
 
 

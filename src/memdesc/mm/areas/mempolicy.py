@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     from memdesc.mm.areas.vma import Vma
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["MODES", "Policy", "get_mempolicy", "mbind", "set_home_node"]
+__all__ = ["Policy", "get_mempolicy", "mbind", "set_home_node"]
 
-MODES: Final = (
-    "default", "preferred", "bind", "interleave", "local", "preferred_many", "weighted_interleave",
-)  # fmt: skip
-"""MPOL_*, by their numbers."""
 _ONLINE: Final = frozenset({0})
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import Vma
+from memdesc.mm.files.filemap import is_cached
 from memdesc.mm.files.inode import may_write
 from memdesc.mm.process import Errno, Mm
+from memdesc.mm.reclaim.swap_state import in_swap_cache
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -41,11 +43,7 @@ def _is_in_core(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
     if entry == e.NONE_ENTRY or e.swap_type(entry) is e.SwapType.MARKER:
         if vma.file is None:
             return False
-        from memdesc.mm.files.filemap import is_cached
-
         return is_cached(kernel, vma.file, vma.index_of(vpn))
     if e.swap_type(entry) is e.SwapType.SWAP:
-        from memdesc.mm.reclaim.swap_state import in_swap_cache
-
         return in_swap_cache(kernel, entry)
     return True  # on its way to another frame, or lost

@@ -17,7 +17,7 @@ from memdesc.mm.areas.accounting import (
     may_expand,
 )
 from memdesc.mm.areas.mseal import check_modify
-from memdesc.mm.areas.vma import VM, VM_SPECIAL, Vma
+from memdesc.mm.areas.vma import VM, VM_ACCESS, VM_SPECIAL, Vma
 from memdesc.mm.areas.vma_modify import (
     Proposed,
     detach,
@@ -27,12 +27,14 @@ from memdesc.mm.areas.vma_modify import (
     vma_modify_name,
 )
 from memdesc.mm.faults.zap import zap_range
-from memdesc.mm.files.inode import HUGETLBFS, PAGE_BYTES, flags_of_file, shmem_zero_setup
+from memdesc.mm.files.inode import HUGETLBFS, flags_of_file, shmem_zero_setup
 from memdesc.mm.frames import TABLE_ENTRIES as HUGE_PAGES
 from memdesc.mm.huge.shmem_huge import khugepaged_enter_vma
+from memdesc.mm.hugetlb.hugetlb_pool import hugetlb_reserve
 from memdesc.mm.ksm.ksm import merge_any_flags
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Process
 from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.files.filemap import OpenFile
@@ -54,7 +56,6 @@ SHARED_ANON: Final = "/dev/zero (deleted)"
 
 _NONE = VM(0)
 _MAY = VM.MAYREAD | VM.MAYWRITE | VM.MAYEXEC
-_ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
 
 def mmap(
@@ -117,13 +118,11 @@ def mmap(
     _unmap(kernel, mm, areas)
     resv = None
     if flags & VM.HUGETLB:
-        from memdesc.mm.hugetlb.hugetlb_pool import hugetlb_reserve
-
         assert file is not None
         resv = hugetlb_reserve(kernel, flags, file.mapping, pgoff, pgoff + pages)
         if flags & VM.WRITE:
             # hugetlbfs_file_mmap(): a file grows to what is mapped of it.
-            file.mapping.size = max(file.mapping.size, (pgoff + pages) * PAGE_BYTES)
+            file.mapping.size = max(file.mapping.size, (pgoff + pages) * PAGE_SIZE_BYTES)
     vma = _new_area(kernel, mm, Proposed(vpn, vpn + pages, flags, pgoff, file))
     vma.flags |= VM.SOFTDIRTY
     if driver is not None:
@@ -158,7 +157,7 @@ def expand_stack(kernel: Kernel, mm: Mm, vpn: int) -> Vma | None:
     if (
         below is not None
         and not below.flags & VM.GROWSDOWN
-        and below.flags & _ACCESS
+        and below.flags & VM_ACCESS
         and vpn - below.vpn_end < STACK_GUARD_GAP
     ):
         kernel.say("expand_downwards: too near to the area below")

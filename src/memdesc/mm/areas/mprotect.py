@@ -16,10 +16,11 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.accounting import check_commit, check_expand, may_expand
 from memdesc.mm.areas.mseal import check_modify
-from memdesc.mm.areas.vma import VM, VM_PKEY, Vma
+from memdesc.mm.areas.vma import VM, VM_ACCESS, VM_PKEY, Vma
 from memdesc.mm.areas.vma_modify import vma_modify_flags
 from memdesc.mm.files.filemap import wants_writenotify
 from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.huge.huge_advice import change_huge_pmd
 from memdesc.mm.process import Errno, Mm
 from memdesc.model.compiled import array
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from memdesc.mm.page_tables import Pmd
 
 __all__ = ["can_change_pte_writable", "change_protection", "mprotect", "protection_bits"]
-
-_ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
 
 def mprotect(
@@ -46,10 +45,10 @@ def mprotect(
         vma = mm.vmas.find(vpn)
         if vma is None:
             raise Errno("ENOMEM")
-        flags = vma.flags & ~_ACCESS | prot
+        flags = vma.flags & ~VM_ACCESS | prot
         if pkey is not None:
             flags = flags & ~VM_PKEY | pkey
-        if prot & ~(vma.flags >> 4) & _ACCESS:
+        if prot & ~(vma.flags >> 4) & VM_ACCESS:
             raise Errno("EACCES")
         end = min(vma.vpn_end, vpn_end)
         vma = _fixup(kernel, mm, vma, vpn, end, flags)
@@ -135,7 +134,7 @@ def _fixup(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, flags
 
 def protection_bits(vma: Vma) -> int:
     """vm_page_prot: private areas have no RW in it, because of copy-on-write."""
-    if not vma.flags & _ACCESS:
+    if not vma.flags & VM_ACCESS:
         return e.PROTNONE
     shared = vma.flags & (VM.WRITE | VM.SHARED) == VM.WRITE | VM.SHARED
     writable = shared and (bool(vma.flags & VM.HUGETLB) or not wants_writenotify(vma))
@@ -150,10 +149,8 @@ def _change_huge(kernel: Kernel, mm: Mm, vma: Vma, pmd: Pmd, low: int, high: int
             bits = protection_bits(vma)
             pmd.huge = pmd.huge & ~(e.PRESENT | e.PROTNONE | e.RW) | bits
         return
-    from memdesc.mm.huge.huge_advice import change_huge_pmd
-
     if e.is_present(pmd.huge):
-        whole = change_huge_pmd(kernel, mm, vma, low, high, vma.flags & _ACCESS)
+        whole = change_huge_pmd(kernel, mm, vma, low, high, vma.flags & VM_ACCESS)
         assert whole
 
 

@@ -17,7 +17,10 @@ from memdesc.mm.areas.mmap import munmap
 from memdesc.mm.areas.mseal import check_modify
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.areas.vma_modify import Proposed, most_areas, split_at, vma_merge_new_range
+from memdesc.mm.faults.populate import mm_populate
 from memdesc.mm.frames import ENTRIES_SHIFT, TABLE_ENTRIES
+from memdesc.mm.huge.huge_memory import move_huge_pmd, split_pmd
+from memdesc.mm.ksm.ksm import unmerge_range
 from memdesc.mm.page_tables import PMD_SHIFT
 from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_clone, unlink_anon_vmas
@@ -155,8 +158,6 @@ def _resize(kernel: Kernel, mm: Mm, vpn: int, old_pages: int, new_pages: int) ->
 
 def _populate(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
     if vma.flags & VM.LOCKED and vpn_start < vpn_end:
-        from memdesc.mm.faults.populate import mm_populate
-
         mm_populate(kernel, mm, vpn_start, vpn_end)
 
 
@@ -197,8 +198,6 @@ def _mremap_to(
     if vma.flags & VM.ACCOUNT:
         check_commit(kernel, new_pages if dontunmap else new_pages - old_pages)
     if vma.flags & VM.MERGEABLE:
-        from memdesc.mm.ksm.ksm import unmerge_range
-
         unmerge_range(kernel, mm, vma, vpn, vpn + old_pages)
     vma, new = _copy_vma(kernel, mm, vma, vpn, to, new_pages)
     _move_page_tables(kernel, mm, vma, new, vpn, to, old_pages)
@@ -307,8 +306,6 @@ def _move_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, extent: int) 
     whole = vma.uffd is None
     if extent == TABLE_ENTRIES and to >> PMD_SHIFT not in tables.pmds and (pmd.huge or whole):
         if pmd.huge:
-            from memdesc.mm.huge.huge_memory import move_huge_pmd
-
             move_huge_pmd(kernel, mm, mm, vpn, to)
             if not whole:
                 tables.pmds[to >> PMD_SHIFT].huge &= ~e.UFFD_WP
@@ -317,8 +314,6 @@ def _move_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, to: int, extent: int) 
             kernel.say("move_normal_pmd: the table moves as it is")
         return
     if pmd.huge:
-        from memdesc.mm.huge.huge_memory import split_pmd
-
         split_pmd(kernel, mm, vma, vpn)
     if pmd.table is None:
         return

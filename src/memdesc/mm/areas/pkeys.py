@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from memdesc.mm.areas.mprotect import mprotect
 from memdesc.mm.areas.vma import VM, VM_PKEY, Vma
 from memdesc.mm.process import Errno, Mm
 
@@ -36,8 +37,6 @@ def pkey_protect(
     kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, prot: VM, rights: int
 ) -> None:
     """pkey_alloc(2) with `rights`, and pkey_mprotect(2) of a range with that key. Raises Errno."""
-    from memdesc.mm.areas.mprotect import mprotect
-
     key = 0
     if rights:
         key = next((each for each in range(1, _KEYS) if each not in mm.pkeys), 0)

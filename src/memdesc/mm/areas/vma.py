@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memdesc.mm.rmap import AnonVma
     from memdesc.mm.userfault.userfaultfd import UserfaultfdCtx
 
-__all__ = ["VM", "VM_PKEY", "VM_SPECIAL", "VM_UFFD", "Vma", "VmaSet"]
+__all__ = ["VM", "VM_ACCESS", "VM_PKEY", "VM_SPECIAL", "VM_UFFD", "Vma", "VmaSet"]
 
 
 @mask
@@ -68,6 +68,9 @@ class VM(IntFlag):
     DROPPABLE = 1 << 40
     SEALED = 1 << 42
 
+
+VM_ACCESS = VM.READ | VM.WRITE | VM.EXEC
+"""VM_ACCESS_FLAGS: what a process may do in the area."""
 
 VM_UFFD = VM.UFFD_MISSING | VM.UFFD_WP | VM.UFFD_MINOR
 """__VM_UFFD_FLAGS: what userfaultfd wants to know of an area; any of them: it is armed."""

@@ -15,9 +15,13 @@ from memdesc.mm.areas.pkeys import pkey_allows
 from memdesc.mm.areas.vma import VM, VM_UFFD, Vma
 from memdesc.mm.faults.new_folio import is_plain, marked_by_area
 from memdesc.mm.faults.wp import do_wp_page
+from memdesc.mm.files.filemap import do_file_fault
 from memdesc.mm.frames import C_LRU_GEN, TABLE_ENTRIES
+from memdesc.mm.huge.huge_memory import huge_pmd_fault, try_huge_fault, try_large_anon, wants_large
+from memdesc.mm.hugetlb.hugetlb import hugetlb_fault
 from memdesc.mm.process import Mm, OutOfMemory, Signal
 from memdesc.mm.reclaim.mark_accessed import has_recency
+from memdesc.mm.reclaim.swap import do_swap_page
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.userfault.userfaultfd import handle_userfault
 from memdesc.model.described import KIND_CODES
@@ -43,7 +47,7 @@ def access(kernel: Kernel, mm: Mm, vpn: int, *, write: bool) -> int:
         if entry & e.PRESENT and (entry & e.RW or not write):
             wanted = e.ACCESSED | (e.DIRTY if write else 0)
             if entry & wanted != wanted:
-                touch(kernel, mm, vpn, wanted)
+                touch(mm, vpn, wanted)
             return e.pfn_of(entry)
         vma = mm.vmas.find(vpn) or expand_stack(kernel, mm, vpn)
         if vma is None:
@@ -63,7 +67,7 @@ def _check_key(mm: Mm, vpn: int, *, write: bool) -> None:
         raise Signal("SIGSEGV", "PKUERR")
 
 
-def touch(kernel: Kernel, mm: Mm, vpn: int, bits: int) -> None:
+def touch(mm: Mm, vpn: int, bits: int) -> None:
     """Set bits in the present entry, of either level, that maps a page."""
     pmd = mm.tables.pmd_of(vpn)
     assert pmd is not None
@@ -96,39 +100,28 @@ def _handle_mm_fault(
     kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool, unshare: bool
 ) -> None:
     if vma.flags & VM.HUGETLB:
-        from memdesc.mm.hugetlb.hugetlb import hugetlb_fault
-
         hugetlb_fault(kernel, mm, vma, vpn, write=write, unshare=unshare)
         return
     tables = mm.tables
     tables.alloc_upper(vpn)
     pmd = tables.pmd_of(vpn)
     if pmd is None or (pmd.table is None and not pmd.huge):
-        from memdesc.mm.huge.huge_memory import try_huge_fault
-
         if try_huge_fault(kernel, mm, vma, vpn, write=write):
             return
-    elif pmd.huge:
-        from memdesc.mm.huge.huge_memory import huge_pmd_fault
-
-        if huge_pmd_fault(kernel, mm, vma, vpn, write=write, unshare=unshare):
-            return
+    elif pmd.huge and huge_pmd_fault(kernel, mm, vma, vpn, write=write, unshare=unshare):
+        return
     entry = tables.entry(vpn)
     if entry == e.NONE_ENTRY:
         if vma.is_anonymous:
             do_anonymous_page(kernel, mm, vma, vpn, write=write)
         else:
-            from memdesc.mm.files.filemap import do_file_fault
-
             do_file_fault(kernel, mm, vma, vpn, write=write)
     elif not e.is_present(entry):
-        from memdesc.mm.reclaim.swap import do_swap_page
-
-        do_swap_page(kernel, mm, vma, vpn, entry, write=write, unshare=unshare)
+        do_swap_page(kernel, mm, vma, vpn, entry, write=write)
     elif (write or unshare) and not entry & e.RW:
         do_wp_page(kernel, mm, vma, vpn, entry, unshare=unshare)
     else:
-        touch(kernel, mm, vpn, e.ACCESSED | (e.DIRTY if write else 0))
+        touch(mm, vpn, e.ACCESSED | (e.DIRTY if write else 0))
 
 
 def do_anonymous_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -> None:
@@ -136,17 +129,15 @@ def do_anonymous_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool
     table = mm.tables.alloc_pte(vpn)
     if not write:
         if vma.flags & VM.UFFD_MISSING:
-            handle_userfault(kernel, vma, "nothing is there")
+            handle_userfault(kernel, "nothing is there")
         mm.tables.set(vpn, e.present(kernel.zero_pfn, e.SPECIAL | e.ACCESSED))
         kernel.say("do_anonymous_page: read, the shared zero page")
         return
     anon_vma = anon_vma_prepare(kernel, mm, vma)
-    from memdesc.mm.huge.huge_memory import try_large_anon
-
     if try_large_anon(kernel, mm, vma, vpn):
         return
     if vma.flags & VM.UFFD_MISSING:
-        handle_userfault(kernel, vma, "nothing is there")
+        handle_userfault(kernel, "nothing is there")
     place = table.first + (vpn & (TABLE_ENTRIES - 1))
     kernel.machine.slabs.make_room()
     made = loops.populate_anon(
@@ -165,15 +156,13 @@ def populate(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, con
     The same as an access to each, without huge pages in between done one table at a time.
     Raises Signal.
     """
-    from memdesc.mm.huge.huge_memory import wants_large
-
     vpn = vpn_start
     plain = vma.is_anonymous and vma.flags & (VM.WRITE | VM.SHARED) == VM.WRITE
     plain = plain and is_plain(kernel, vma) and not vma.flags & VM_UFFD
     while vpn < vpn_end:
         end = min(vpn_end, (vpn & ~(TABLE_ENTRIES - 1)) + TABLE_ENTRIES)
         done = 0
-        if plain and not wants_large(kernel, mm, vma, vpn):
+        if plain and not wants_large(kernel, mm, vma):
             done = _populate_table(kernel, mm, vma, vpn, end, content)
         if not done:
             kernel.f.content[access(kernel, mm, vpn, write=True)] = content
@@ -184,12 +173,7 @@ def populate(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int, con
 def written_bits(vma: Vma) -> int:
     """Bits of an entry that a write fault installs; without VM_WRITE it was forced."""
     write = e.RW | e.DIRTY if vma.flags & VM.WRITE else 0
-    return e.PRESENT | e.USER | e.ACCESSED | write | soft_dirty(vma)
-
-
-def soft_dirty(vma: Vma) -> int:
-    """pte_mksoft_dirty() of every new entry."""
-    return e.SOFT_DIRTY
+    return e.PRESENT | e.USER | e.ACCESSED | write | e.SOFT_DIRTY
 
 
 # --- helpers -----------------------------------------------------------------------------

@@ -14,11 +14,14 @@ from memdesc.mm import loops
 from memdesc.mm.areas.accounting import check_commit
 from memdesc.mm.areas.mmap import exit_process
 from memdesc.mm.areas.vma import VM, VM_UFFD, Vma
-from memdesc.mm.faults.new_folio import new_anon_folio
-from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
+from memdesc.mm.faults.new_folio import map_new_anon_page, new_anon_folio
+from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.huge.huge_memory import copy_huge_pmd
+from memdesc.mm.hugetlb.hugetlb import copy_hugetlb
 from memdesc.mm.ksm.ksm import fork_mm
 from memdesc.mm.mm_ids import note_child
 from memdesc.mm.process import Descriptors, Mm, OutOfMemory, Process
+from memdesc.mm.reclaim.swap import copy_nonpresent
 from memdesc.mm.rmap import anon_vma_fork
 
 if TYPE_CHECKING:
@@ -94,17 +97,12 @@ def _needs_copy(vma: Vma) -> bool:
 
 def _copy_area(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma) -> None:
     if vma.flags & VM.HUGETLB:
-        from memdesc.mm.hugetlb.hugetlb import copy_hugetlb
-
         copy_hugetlb(kernel, source, target, vma, twin)
         return
     private = vma.is_cow
     for low, high, pmd in source.tables.runs(vma.vpn_start, vma.vpn_end):
-        if pmd.huge:
-            from memdesc.mm.huge.huge_memory import copy_huge_pmd
-
-            if copy_huge_pmd(kernel, source, target, vma, twin, low):
-                continue
+        if pmd.huge and copy_huge_pmd(kernel, source, target, vma, low):
+            continue
         if pmd.table is None:
             continue
         table = target.tables.alloc_pte(low)
@@ -124,9 +122,7 @@ def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: 
     """An entry that wants a decision."""
     entry = source.tables.entry(vpn)
     if not e.is_present(entry):
-        from memdesc.mm.reclaim.swap import copy_nonpresent
-
-        target.tables.set(vpn, copy_nonpresent(kernel, source, vma, vpn, entry))
+        target.tables.set(vpn, copy_nonpresent(kernel, source, vpn, entry))
         return
     pfn = e.pfn_of(entry)
     private = vma.is_cow
@@ -137,11 +133,9 @@ def _copy_one(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: 
             kernel.put(pfn)
             copy = new_anon_folio(kernel, twin, vpn)
             kernel.f.content[copy] = kernel.f.content[pfn]
-            kernel.f.maps[copy] = 1
             write = e.RW if twin.flags & VM.WRITE else 0
             bits = e.ACCESSED | write | e.DIRTY | e.SOFT_DIRTY
-            target.tables.set(vpn, e.present(copy, bits))
-            kernel.batch(copy, BATCH_ADD)
+            map_new_anon_page(kernel, target, twin, vpn, copy, bits)
             kernel.say("copy_present_page: pinned, the child gets a copy at once")
             return
         kernel.set_exclusive(pfn, False)

@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
+from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import mlock_new_folio
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.frames import ANON_NEW, C_LRU_GEN
+from memdesc.mm.frames import ANON_NEW, BATCH_ADD, C_LRU_GEN
+from memdesc.mm.process import Mm
 from memdesc.mm.reclaim.mark_accessed import mark_new_folio
 from memdesc.types import MemoryType
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["is_plain", "marked_by_area", "new_anon_folio"]
+__all__ = ["is_plain", "map_new_anon_page", "marked_by_area", "new_anon_folio"]
 
 
 def new_anon_folio(kernel: Kernel, vma: Vma, vpn: int, order: int = 0) -> int:
@@ -34,6 +37,14 @@ def new_anon_folio(kernel: Kernel, vma: Vma, vpn: int, order: int = 0) -> int:
     )
 
 
+def map_new_anon_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, bits: int) -> None:
+    """The entry of a page from new_anon_folio(), its rmap, and its place in the batch."""
+    mm.tables.set(vpn, e.present(pfn, bits))
+    kernel.f.maps[pfn] = 1
+    kernel.batch(pfn, BATCH_ADD)
+    marked_by_area(kernel, vma, pfn)
+
+
 def is_plain(kernel: Kernel, vma: Vma) -> bool:
     """Whether new folios of an area get nothing special."""
     return not (vma.flags & (VM.LOCKED | VM.DROPPABLE) or kernel.f.cell[C_LRU_GEN])
@@ -47,8 +58,6 @@ def marked_by_area(kernel: Kernel, vma: Vma, pfn: int) -> None:
         kernel.relist(pfn, clear_flags=int(KPF.SWAPBACKED))
         kernel.say("folio_add_new_anon_rmap: droppable, so nobody needs to save it")
     if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import mlock_new_folio
-
         if kernel.in_lru_fault:
             # It never goes through folio_add_lru(), where it would be marked as used.
             kernel.relist(pfn, clear_flags=int(KPF.ACTIVE | KPF.REFERENCED))

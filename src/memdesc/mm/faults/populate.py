@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.pkeys import pkey_allows
-from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.areas.vma import VM, VM_ACCESS, Vma
 from memdesc.mm.faults.fault import handle_mm_fault
+from memdesc.mm.files.writeback import dirty_folio
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.reclaim.mark_accessed import mark_accessed
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
 __all__ = ["madvise_populate", "mm_populate", "populate_vma"]
-
-_ACCESS = VM.READ | VM.WRITE | VM.EXEC
 
 
 def madvise_populate(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int, *, write: bool) -> None:
@@ -63,7 +62,7 @@ def populate_vma(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int)
     """populate_vma_page_range(): private memory that may be written is written. Raises Errno."""
     if vma.flags & VM.LOCKONFAULT:
         return
-    if not vma.flags & _ACCESS:
+    if not vma.flags & VM_ACCESS:
         raise Errno("EFAULT")
     # Shared memory is only read: it need not be copied, and would be dirtied for nothing.
     write = vma.flags & (VM.WRITE | VM.SHARED) == VM.WRITE
@@ -107,8 +106,6 @@ def _fault_in(
 def _touch(kernel: Kernel, pfn: int, entry: int, *, write: bool) -> None:
     """FOLL_TOUCH of follow_page_pte(): the accessed bit is the folio's, not the entry's."""
     if write and not entry & e.DIRTY and not kernel.flags(pfn) & KPF.DIRTY:
-        from memdesc.mm.files.writeback import dirty_folio
-
         dirty_folio(kernel, pfn)
         kernel.say("follow_page_pte: the entry is clean, so the page itself becomes dirty")
     if pfn != kernel.zero_pfn:

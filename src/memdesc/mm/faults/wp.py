@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import munlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.faults.new_folio import marked_by_area, new_anon_folio
-from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.faults.new_folio import map_new_anon_page, new_anon_folio
+from memdesc.mm.faults.zap import drop_mapping
+from memdesc.mm.files.filemap import wp_page_shared
 from memdesc.mm.huge.large_folio import likely_mapped_shared
 from memdesc.mm.process import Mm
+from memdesc.mm.reclaim.swap_state import free_swap_cache
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
+from memdesc.mm.userfault.userfaultfd import wp_fault
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -27,14 +31,10 @@ def do_wp_page(
 ) -> None:
     """Write, or `unshare`, through a present entry without RW. Raises Signal, OutOfMemory."""
     if not unshare and entry & e.UFFD_WP and vma.flags & VM.UFFD_WP:
-        from memdesc.mm.userfault.userfaultfd import wp_fault
-
         wp_fault(kernel, vma)
         entry &= ~e.UFFD_WP
         mm.tables.set(vpn, entry)
     if vma.flags & (VM.SHARED | VM.MAYSHARE) and not vma.is_cow:
-        from memdesc.mm.files.filemap import wp_page_shared
-
         wp_page_shared(kernel, mm, vma, vpn, entry)
         return
     if entry & e.SPECIAL:
@@ -74,8 +74,6 @@ def can_reuse_anon(kernel: Kernel, vma: Vma, pfn: int) -> str:
     if kernel.refs(pfn) > 1 + cached:
         return f"{kernel.refs(pfn)} references"
     if cached:
-        from memdesc.mm.reclaim.swap_state import free_swap_cache
-
         free_swap_cache(kernel, pfn)
     if kernel.refs(pfn) != 1:
         return f"{kernel.refs(pfn)} references"
@@ -97,19 +95,12 @@ def wp_page_copy(
     else:
         # Dirty also where a debugger forces a write to what stays read-only (maybe_mkwrite).
         bits |= e.DIRTY | e.SOFT_DIRTY | (e.RW if vma.flags & VM.WRITE else 0)
-    mm.tables.set(vpn, e.present(pfn, bits))
-    kernel.f.maps[pfn] = 1
-    kernel.batch(pfn, BATCH_ADD)
-    marked_by_area(kernel, vma, pfn)
+    map_new_anon_page(kernel, mm, vma, vpn, pfn, bits)
     if vma.flags & VM.LOCKED and not entry & e.SPECIAL:
-        from memdesc.mm.areas.mlock import munlock_vma_folio
-
         munlock_vma_folio(kernel, vma, old)
     what = "unshare" if unshare else "do_wp_page"
     kernel.say(f"{what}: copied, {why}")
     if not entry & e.SPECIAL:
-        from memdesc.mm.faults.zap import drop_mapping
-
         drop_mapping(kernel, old, swap_cache=True)
 
 
@@ -136,8 +127,6 @@ def _can_reuse_large(kernel: Kernel, vma: Vma, pfn: int) -> str:
     if likely_mapped_shared(kernel, pfn):
         return "others map the large folio"
     if kernel.flags(pfn) & KPF.SWAPCACHE:
-        from memdesc.mm.reclaim.swap_state import free_swap_cache
-
         free_swap_cache(kernel, pfn)
     if mapcount != kernel.refs(pfn):
         return f"{kernel.refs(pfn)} references, {mapcount} mappings of the large folio"

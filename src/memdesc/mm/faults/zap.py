@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm import loops
+from memdesc.mm.areas.mlock_batch import munlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.files.filemap import file_entry_gone
 from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.huge.huge_memory import page_unmapped, zap_huge_pmd
+from memdesc.mm.hugetlb.hugetlb import zap_hugetlb
 from memdesc.mm.process import Mm
+from memdesc.mm.reclaim.swap import zap_swap_entry
+from memdesc.mm.reclaim.swap_state import free_page_and_swap_cache
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -30,16 +36,11 @@ def zap_range(
     `drop_markers` False leaves guards (all but unmapping the area itself).
     """
     if vma.flags & VM.HUGETLB:
-        from memdesc.mm.hugetlb.hugetlb import zap_hugetlb
-
         zap_hugetlb(kernel, mm, vma, vpn_start, vpn_end, drop_markers=drop_markers)
         return
     for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
-        if pmd.huge:
-            from memdesc.mm.huge.huge_memory import zap_huge_pmd
-
-            if zap_huge_pmd(kernel, mm, vma, low, high):
-                continue
+        if pmd.huge and zap_huge_pmd(kernel, mm, vma, low, high):
+            continue
         if pmd.table is None:
             continue
         base = pmd.table.first - (low & ~(TABLE_ENTRIES - 1))
@@ -62,12 +63,8 @@ def drop_mapping(kernel: Kernel, pfn: int, *, swap_cache: bool = False) -> None:
     head = kernel.head(pfn)
     kernel.f.maps[pfn] -= 1
     if kernel.order_of(head):
-        from memdesc.mm.huge.huge_memory import page_unmapped
-
         page_unmapped(kernel, pfn)
     if swap_cache and kernel.flags(head) & KPF.SWAPCACHE:
-        from memdesc.mm.reclaim.swap_state import free_page_and_swap_cache
-
         free_page_and_swap_cache(kernel, head)
         return
     kernel.put(head)
@@ -85,9 +82,7 @@ def _zap_entry(
     if not e.is_present(entry):
         if not drop_markers and _stays(vma, entry):
             return
-        from memdesc.mm.reclaim.swap import zap_swap_entry
-
-        if zap_swap_entry(kernel, mm, vma, vpn, entry, even_cows=even_cows):
+        if zap_swap_entry(kernel, vma, entry, even_cows=even_cows):
             mm.tables.set(vpn, _left(vma, entry & e.UFFD_WP_SWAP, drop_markers=drop_markers))
         return
     if entry & e.SPECIAL:
@@ -98,14 +93,9 @@ def _zap_entry(
     if anon and not even_cows:
         return
     if not anon:
-        from memdesc.mm.files.filemap import file_entry_gone
-
         file_entry_gone(kernel, vma, pfn, entry)
     mm.tables.set(vpn, _left(vma, entry & e.UFFD_WP, drop_markers=drop_markers))
-    if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import munlock_vma_folio
-
-        munlock_vma_folio(kernel, vma, pfn)
+    munlock_vma_folio(kernel, vma, pfn)
     drop_mapping(kernel, pfn, swap_cache=True)
 
 

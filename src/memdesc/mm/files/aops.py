@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.files.file_systems import EXT4, RAMFS, VFAT, XFS
 from memdesc.mm.files.folio_writeback import wait_for_disk, wait_stable
+from memdesc.mm.files.iomap import ifs_alloc, iomap_page_mkwrite, iomap_read_done
 from memdesc.mm.files.page_cache import add_folio, attach_private, remove_folio
 from memdesc.mm.files.super import claim_blocks, has_block_left, want_write
 from memdesc.mm.process import Errno
@@ -64,8 +65,6 @@ def fill_folio(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
     for at in pages:
         kernel.f.content[pfn + at - first] = mapping.blocks.get(at, 0)
     if not mapping.fs.buffers:
-        from memdesc.mm.files.iomap import iomap_read_done
-
         iomap_read_done(kernel, pfn)
     elif all(at in mapping.blocks for at in pages):
         kernel.set_flags(pfn, KPF.OWNER_2)
@@ -113,8 +112,6 @@ def page_mkwrite(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
 
         ext4_page_mkwrite(kernel, mapping, pfn)
     elif mapping.fs is XFS:
-        from memdesc.mm.files.iomap import iomap_page_mkwrite
-
         iomap_page_mkwrite(kernel, pfn)
     elif mapping.fs in (VFAT, RAMFS):
         kernel.say("filemap_page_mkwrite: the page becomes dirty, nobody is asked")
@@ -123,8 +120,6 @@ def page_mkwrite(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
 def write_state(kernel: Kernel, mapping: AddressSpace, head: int) -> bool:
     """What write-back needs to know of a dirty folio; False where ext4 does not know it."""
     if mapping.fs is XFS:
-        from memdesc.mm.files.iomap import ifs_alloc
-
         ifs_alloc(kernel, head)
     elif mapping.fs is EXT4 and not kernel.flags(head) & KPF.PRIVATE:
         # fs/ext4/inode.c:mpage_prepare_extent_to_map: somebody dirtied it past page_mkwrite.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.files.file_systems import EXT4
-from memdesc.mm.files.inode import PAGE_BYTES
 from memdesc.mm.files.page_cache import attach_private
 from memdesc.mm.files.super import claim_blocks
+from memdesc.mm.files.truncate import truncate_inode_pages, unmap_mapping_pages
+from memdesc.mm.files.writeback import filemap_fdatawrite, writeback_range
 from memdesc.mm.process import Errno, Signal
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.files.inode import AddressSpace
@@ -61,8 +63,6 @@ def ext4_journal_data(mapping: AddressSpace) -> None:
 def ext4_alloc_da_blocks(kernel: Kernel, mapping: AddressSpace) -> None:
     """Data that has no block yet is written, so that a crash does not leave an empty file where an
     old one was: a file is renamed over another, or closed after it was emptied."""
-    from memdesc.mm.files.writeback import filemap_fdatawrite
-
     if mapping.fs is EXT4 and any(
         index not in mapping.blocks and kernel.flags(pfn) & KPF.DIRTY
         for index, pfn in mapping.pages.items()
@@ -75,13 +75,10 @@ def ext4_fallocate(
     kernel: Kernel, mapping: AddressSpace, first: int, pages: int, mode: str
 ) -> None:
     """fs/ext4/extents.c:ext4_fallocate. Raises Errno."""
-    from memdesc.mm.files.truncate import truncate_inode_pages, unmap_mapping_pages
-    from memdesc.mm.files.writeback import writeback_range
-
     end = first + pages
     if mode in ("grow", "keep_size"):
         if mode == "grow":
-            mapping.size = max(mapping.size, end * PAGE_BYTES)
+            mapping.size = max(mapping.size, end * PAGE_SIZE_BYTES)
         kernel.say("ext4_fallocate: blocks that read as zeroes, nothing is cached")
         return
     if mode in ("collapse", "insert"):
@@ -96,11 +93,11 @@ def ext4_fallocate(
         for at, content in kept.items():
             if mode == "insert" or at >= end:
                 mapping.blocks[at + shift] = content
-        mapping.size += shift * PAGE_BYTES
+        mapping.size += shift * PAGE_SIZE_BYTES
         kernel.say(f"ext4_{mode}_range: written back, out of the cache, blocks moved")
         return
     writeback_range(kernel, mapping, first, end)
     unmap_mapping_pages(kernel, mapping, first, end, even_cows=False)
     truncate_inode_pages(kernel, mapping, first, end)
-    mapping.size = max(mapping.size, end * PAGE_BYTES)
+    mapping.size = max(mapping.size, end * PAGE_SIZE_BYTES)
     kernel.say("ext4_zero_range: out of the cache, blocks read as zeroes")

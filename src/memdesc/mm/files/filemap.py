@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import mlock_vma_folio
 from memdesc.mm.areas.vma import VM, VM_UFFD, Vma
-from memdesc.mm.faults.new_folio import marked_by_area, new_anon_folio
-from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.faults.new_folio import map_new_anon_page, new_anon_folio
+from memdesc.mm.files.aops import page_mkwrite
+from memdesc.mm.files.inode import AddressSpace, OpenFile
 from memdesc.mm.files.page_cache import is_cached, read_page
+from memdesc.mm.files.readahead import force_readahead, mmap_readahead
 from memdesc.mm.files.shmem import shmem_get_page
 from memdesc.mm.files.writeback import dirty_folio
-from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
+from memdesc.mm.frames import TABLE_ENTRIES
 from memdesc.mm.huge.file_pmd import set_file_pmd
 from memdesc.mm.huge.shmem_huge import FaultAt, is_anon_shmem
 from memdesc.mm.process import Errno, Mm, Signal
 from memdesc.mm.reclaim.mark_accessed import has_recency, mark_accessed
 from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -67,7 +71,7 @@ def do_fault_around(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
     """
     assert vma.file is not None
     mapping: AddressSpace = vma.file.mapping
-    window = int(kernel.knobs["fault_around"]) // PAGE_BYTES
+    window = int(kernel.knobs["fault_around"]) // PAGE_SIZE_BYTES
     if window <= 1 or not mapping.fs.maps_around or vma.flags & (VM.UFFD_WP | VM.UFFD_MINOR):
         return False
     first = max(vpn & ~(window - 1), vma.vpn_start, vpn & ~(TABLE_ENTRIES - 1))
@@ -110,10 +114,7 @@ def do_cow_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     bits = e.ACCESSED | e.SOFT_DIRTY
     if vma.flags & VM.WRITE:
         bits |= e.RW | e.DIRTY
-    mm.tables.set(vpn, e.present(pfn, bits))
-    kernel.f.maps[pfn] = 1
-    kernel.batch(pfn, BATCH_ADD)
-    marked_by_area(kernel, vma, pfn)
+    map_new_anon_page(kernel, mm, vma, vpn, pfn, bits)
     kernel.say("do_cow_fault: a private copy of the cache's page")
 
 
@@ -138,8 +139,6 @@ def finish_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write:
     for at, page in pages:
         map_page(kernel, mm, vma, at, page, write=write)
     if len(pages) > 1 and vma.flags & VM.LOCKED and kernel.rules.whole_file_folio_is_locked:
-        from memdesc.mm.areas.mlock import mlock_vma_folio
-
         mlock_vma_folio(kernel, vma, pfn, whole=True)
 
 
@@ -154,8 +153,6 @@ def map_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, write: boo
     kernel.f.maps[pfn] += 1
     kernel.get(pfn)
     if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import mlock_vma_folio
-
         mlock_vma_folio(kernel, vma, pfn)
 
 
@@ -184,10 +181,8 @@ def file_entry_gone(kernel: Kernel, vma: Vma, pfn: int, entry: int) -> None:
         mark_accessed(kernel, pfn)
 
 
-def madvise_willneed(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
+def madvise_willneed(kernel: Kernel, vma: Vma, vpn_start: int, vpn_end: int) -> None:
     """MADV_WILLNEED of a file: read it, without mapping it (`mm/madvise.c:madvise_willneed`)."""
-    from memdesc.mm.files.readahead import force_readahead
-
     assert vma.file is not None
     if vma.file.mapping.fs.has_device:
         force_readahead(kernel, vma.file, vma.index_of(vpn_start), vpn_end - vpn_start)
@@ -205,8 +200,6 @@ def _fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> int:
         kernel.say("filemap_fault: beyond the end of the file")
         raise Signal("SIGBUS", "ADRERR")
     if mapping.fs.has_device:
-        from memdesc.mm.files.readahead import mmap_readahead
-
         mmap_readahead(kernel, vma, index)
     if vma.uffd is not None and mapping.is_shmem:
         from memdesc.mm.userfault.userfaultfd import shmem_fault
@@ -243,8 +236,6 @@ def _whole_folio(kernel: Kernel, vma: Vma, mapping: AddressSpace, vpn: int) -> r
 def _page_mkwrite(kernel: Kernel, vma: Vma, pfn: int) -> None:
     assert vma.file is not None
     if vma.file.mapping.fs.tracks_writes:
-        from memdesc.mm.files.aops import page_mkwrite
-
         page_mkwrite(kernel, vma.file.mapping, pfn)
 
 

@@ -24,6 +24,7 @@ from memdesc.mm.files.file_systems import (
 from memdesc.mm.files.memfd import Seal, check_mmap
 from memdesc.mm.files.wb_err import sample_errors
 from memdesc.mm.process import Errno, Mm, Process
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.areas.mempolicy import Policy
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXT4",
     "HUGETLBFS",
-    "PAGE_BYTES",
+    "PAGE_SIZE_BYTES",
     "PARTLY",
     "SECRETMEM",
     "SHMEM",
@@ -53,7 +54,6 @@ __all__ = [
     "shmem_zero_setup",
 ]
 
-PAGE_BYTES: Final = 4096
 PARTLY: Final = 1 << 30
 """Added to a content: the page begins so, and ends in zeroes."""
 
@@ -119,7 +119,7 @@ class AddressSpace:
     @property
     def pages_in_size(self) -> int:
         """Pages that begin before the end of the file."""
-        return -(-self.size // PAGE_BYTES)
+        return -(-self.size // PAGE_SIZE_BYTES)
 
     @property
     def is_shmem(self) -> bool:
@@ -220,7 +220,7 @@ def memfd_secret(kernel: Kernel, process: Process, name: str) -> OpenFile:
 def shmem_zero_setup(kernel: Kernel, pages: int) -> OpenFile:
     """The file behind MAP_SHARED | MAP_ANONYMOUS. The caller maps it and closes it."""
     inode = new_inode(kernel, SHMEM, "/dev/zero (deleted)")
-    inode.size = pages * PAGE_BYTES
+    inode.size = pages * PAGE_SIZE_BYTES
     return _open(inode)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.files.inode import PAGE_BYTES
 from memdesc.mm.files.page_cache import attach_private
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.files.inode import AddressSpace
@@ -42,11 +42,11 @@ def xfs_setattr_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     """
     old, on_disk = mapping.size, mapping.disk_size
     if size > old and kernel.rules.iomap_zeroing_flushes:
-        _write_and_wait(kernel, mapping, old // PAGE_BYTES, -(-size // PAGE_BYTES))
+        _write_and_wait(kernel, mapping, old // PAGE_SIZE_BYTES, -(-size // PAGE_SIZE_BYTES))
     if size > on_disk != old:
-        _write_and_wait(kernel, mapping, on_disk // PAGE_BYTES, -(-size // PAGE_BYTES))
+        _write_and_wait(kernel, mapping, on_disk // PAGE_SIZE_BYTES, -(-size // PAGE_SIZE_BYTES))
     if size < old and kernel.rules.xfs_writes_new_end:
-        _write_and_wait(kernel, mapping, size // PAGE_BYTES, size // PAGE_BYTES + 1)
+        _write_and_wait(kernel, mapping, size // PAGE_SIZE_BYTES, size // PAGE_SIZE_BYTES + 1)
     mapping.disk_size = size
 
 

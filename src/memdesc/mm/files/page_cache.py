@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.check import HOLDERS
 from memdesc.mm.files.folio_writeback import wait_writeback
-from memdesc.mm.files.inode import HUGETLBFS, PAGE_BYTES, SECRETMEM, AddressSpace, OpenFile
+from memdesc.mm.files.inode import HUGETLBFS, SECRETMEM, AddressSpace, OpenFile
 from memdesc.mm.files.memfd import check_write
 from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.hugetlb.hugetlbfs import read
 from memdesc.mm.process import Errno
 from memdesc.mm.reclaim.mark_accessed import mark_accessed
 from memdesc.mm.reclaim.swap_state import device_of
 from memdesc.mm.reclaim.workingset import Shadow, cache_refault, is_recent
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -127,8 +129,6 @@ def pread(kernel: Kernel, file: OpenFile, first: int, pages: int | None) -> tupl
     if mapping.fs is SECRETMEM:
         raise Errno("ESPIPE")
     if mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb.hugetlbfs import read
-
         return tuple(
             read(kernel, mapping, first, mapping.pages_in_size if pages is None else pages)
         )
@@ -172,7 +172,7 @@ def pwrite(
         raise Errno("EINVAL")
     if file.append:
         # Linux's pwrite() appends as well, whatever the offset (open(2), BUGS).
-        first = mapping.size // PAGE_BYTES
+        first = mapping.size // PAGE_SIZE_BYTES
     if mapping.is_shmem:
         from memdesc.mm.files.shmem import shmem_write_begin as write_begin
     else:
@@ -185,7 +185,7 @@ def pwrite(
     for at, content in enumerate(contents):
         index = first + at
         try:
-            check_write(mapping, (index + 1) * PAGE_BYTES)
+            check_write(mapping, (index + 1) * PAGE_SIZE_BYTES)
             pfn = write_begin(kernel, mapping, index, len(contents) - at)
         except Errno:
             if not at:
@@ -193,13 +193,13 @@ def pwrite(
             contents = contents[:at]
             break
         kernel.f.content[pfn] = content
-        mapping.size = max(mapping.size, (index + 1) * PAGE_BYTES)
+        mapping.size = max(mapping.size, (index + 1) * PAGE_SIZE_BYTES)
         dirty_folio(kernel, pfn)
         if mapping.is_shmem:
             mark_accessed(kernel, pfn)  # shmem_get_folio_gfp(), SGP_WRITE
     kernel.say("generic_perform_write: through the page cache, which is dirty now")
     generic_write_sync(kernel, file, first, len(contents))
-    return len(contents) * PAGE_BYTES
+    return len(contents) * PAGE_SIZE_BYTES
 
 
 def generic_write_checks(kernel: Kernel, first: int, pages: int, limit: int | None) -> int:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.areas.vma import VM
 from memdesc.mm.files.aops import MAX_ORDER, large_folios, read_folio
-from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.files.inode import AddressSpace, OpenFile
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.areas.vma import Vma
@@ -108,7 +109,7 @@ def fadvise(kernel: Kernel, file: OpenFile, first: int, pages: int, advice: str)
 
 
 def _ra_pages(kernel: Kernel) -> int:
-    return int(kernel.knobs["read_ahead"]) * 1024 // PAGE_BYTES
+    return int(kernel.knobs["read_ahead"]) * 1024 // PAGE_SIZE_BYTES
 
 
 def _state(kernel: Kernel, file: OpenFile) -> dict[str, int]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.areas.accounting import check_commit
-from memdesc.mm.areas.mlock import evictable
+from memdesc.mm.areas.mlock_batch import evictable
 from memdesc.mm.areas.mmap import mmap, munmap
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.files.inode import PAGE_BYTES, SHMEM, OpenFile, new_inode
+from memdesc.mm.files.inode import SHMEM, OpenFile, new_inode
 from memdesc.mm.process import Errno, Mm
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -76,7 +77,7 @@ def shmget(kernel: Kernel, pages: int) -> Segment:
         raise Errno("EINVAL")
     check_commit(kernel, pages)
     inode = new_inode(kernel, SHMEM, _PATH)
-    inode.size, inode.reserved, inode.opens = pages * PAGE_BYTES, pages, 1
+    inode.size, inode.reserved, inode.opens = pages * PAGE_SIZE_BYTES, pages, 1
     return Segment(OpenFile(inode))
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.files.inode import PAGE_BYTES
 from memdesc.mm.files.page_cache import add_folio
+from memdesc.mm.files.writeback import dirty_folio
 from memdesc.mm.huge.shmem_huge import FaultAt, new_folio_orders
 from memdesc.mm.huge.thp_orders import PMD_ORDER
 from memdesc.mm.huge.thp_stats import count_thp
 from memdesc.mm.process import Errno, OutOfMemory
+from memdesc.mm.reclaim.swapfile import shmem_swapin
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.files.inode import AddressSpace
@@ -41,8 +43,6 @@ def shmem_get_page(
         kernel.say("shmem_swapin_folio: swap did not give it back, EIO for ever")
         raise Errno("EIO")
     if index in mapping.swapped:
-        from memdesc.mm.reclaim.swapfile import shmem_swapin
-
         return shmem_swapin(kernel, mapping, index, fault=fault)
     return _new_folio(kernel, mapping, index, fault=fault)
 
@@ -69,8 +69,6 @@ def shmem_fallocate(
     """
     if mode not in ("grow", "keep_size"):
         raise Errno("EOPNOTSUPP")
-    from memdesc.mm.files.writeback import dirty_folio
-
     end = first + pages
     mapping.fallocend = max(mapping.fallocend, end)
     index = first
@@ -88,7 +86,7 @@ def shmem_fallocate(
         head = kernel.head(pfn)
         index = int(kernel.f.pgoff[head]) + (1 << kernel.order_of(head))
     if mode == "grow":
-        mapping.size = max(mapping.size, end * PAGE_BYTES)
+        mapping.size = max(mapping.size, end * PAGE_SIZE_BYTES)
 
 
 # --- helpers -----------------------------------------------------------------------------

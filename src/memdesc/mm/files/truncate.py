@@ -14,13 +14,23 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.faults.zap import zap_range
 from memdesc.mm.files.file_systems import EXT4, HUGETLBFS, SECRETMEM, VFAT, XFS
 from memdesc.mm.files.folio_writeback import wait_writeback
-from memdesc.mm.files.inode import PAGE_BYTES, PARTLY, AddressSpace, OpenFile
+from memdesc.mm.files.inode import PARTLY, AddressSpace, OpenFile
+from memdesc.mm.files.iomap import xfs_setattr_size
 from memdesc.mm.files.memfd import check_fallocate, check_punch, check_resize
 from memdesc.mm.files.page_cache import file_mappings, read_page, remove_folio
+from memdesc.mm.files.shmem import shmem_fallocate
 from memdesc.mm.files.super import want_write
+from memdesc.mm.files.wb_err import forget_errors
+from memdesc.mm.files.writeback import dirty_folio, filemap_fdatawrite
 from memdesc.mm.huge.file_split import cut_folio
+from memdesc.mm.huge.huge_memory import shrink_huge_zero
+from memdesc.mm.huge.large_folio import deferred_split_scan
 from memdesc.mm.huge.shmem_truncate import shmem_undo_range
+from memdesc.mm.hugetlb.hugetlbfs import fallocate as fallocate_hugetlb
+from memdesc.mm.hugetlb.hugetlbfs import punch_hole as punch_hugetlb
+from memdesc.mm.hugetlb.hugetlbfs import remove_pages, resize
 from memdesc.mm.process import Errno
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -53,13 +63,9 @@ def ftruncate(kernel: Kernel, file: OpenFile, size: int) -> None:
 def set_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     """truncate_setsize(): pages behind the new end go, also private copies of them."""
     if mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb.hugetlbfs import resize
-
         resize(kernel, mapping, size)
         return
     if mapping.fs is XFS:
-        from memdesc.mm.files.iomap import xfs_setattr_size
-
         xfs_setattr_size(kernel, mapping, size)
     shrinks = size < mapping.size
     if mapping.fs is VFAT and not shrinks:
@@ -72,10 +78,10 @@ def set_size(kernel: Kernel, mapping: AddressSpace, size: int) -> None:
     if not shrinks:
         return
     first = mapping.pages_in_size
-    if size % PAGE_BYTES:
+    if size % PAGE_SIZE_BYTES:
         _zero_rest(kernel, mapping, first - 1)
     unmap_mapping_pages(kernel, mapping, first, None, even_cows=True)
-    truncate_inode_pages(kernel, mapping, first, at=size // PAGE_BYTES)
+    truncate_inode_pages(kernel, mapping, first, at=size // PAGE_SIZE_BYTES)
     kernel.say("truncate_pagecache: unmapped with all private copies, out of the cache")
 
 
@@ -94,8 +100,6 @@ def punch_hole(kernel: Kernel, file: OpenFile, first: int, end: int) -> None:
     want_write(kernel, mapping.fs.name)
     check_punch(mapping)
     if mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb.hugetlbfs import punch_hole as punch_hugetlb
-
         punch_hugetlb(kernel, mapping, first, end)
         return
     unmap_mapping_pages(kernel, mapping, first, end, even_cows=False)
@@ -127,8 +131,6 @@ def truncate_inode_pages(
     `at`: the page in which the range begins, if that is the one before `first`.
     """
     if mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb.hugetlbfs import remove_pages
-
         remove_pages(kernel, mapping, first, end)
         return
     if mapping.is_shmem:
@@ -189,8 +191,6 @@ def fadvise_dontneed(kernel: Kernel, file: OpenFile, first: int, pages: int) -> 
     if not mapping.fs.has_device:
         kernel.say("generic_fadvise: nothing to do without a device")
         return
-    from memdesc.mm.files.writeback import filemap_fdatawrite
-
     filemap_fdatawrite(kernel, mapping, first, first + pages)
     kernel.drain()
     dropped = invalidate_mapping_pages(kernel, mapping, first, first + pages)
@@ -207,9 +207,6 @@ def drop_caches(kernel: Kernel, value: int) -> None:
         for mapping in file_mappings(kernel):
             invalidate_mapping_pages(kernel, mapping, 0, None)
     if value & 2:
-        from memdesc.mm.huge.huge_memory import shrink_huge_zero
-        from memdesc.mm.huge.large_folio import deferred_split_scan
-
         prune_inodes(kernel)
         deferred_split_scan(kernel)
         shrink_huge_zero(kernel)
@@ -220,8 +217,6 @@ def prune_inodes(kernel: Kernel) -> None:
 
     With them go their clean pages, and errors that nobody asked for.
     """
-    from memdesc.mm.files.wb_err import forget_errors
-
     for mapping in file_mappings(kernel):
         if mapping.opens or not mapping.fs.has_device:
             continue
@@ -243,14 +238,10 @@ def fallocate(kernel: Kernel, file: OpenFile, first: int, pages: int, mode: str)
         raise Errno("EOPNOTSUPP")
     want_write(kernel, mapping.fs.name)
     if mapping.is_shmem:
-        from memdesc.mm.files.shmem import shmem_fallocate
-
-        check_fallocate(mapping, (first + pages) * PAGE_BYTES)
+        check_fallocate(mapping, (first + pages) * PAGE_SIZE_BYTES)
         shmem_fallocate(kernel, mapping, first, pages, mode)
     elif mapping.fs is HUGETLBFS:
-        from memdesc.mm.hugetlb.hugetlbfs import fallocate as fallocate_hugetlb
-
-        check_fallocate(mapping, (first + pages) * PAGE_BYTES)
+        check_fallocate(mapping, (first + pages) * PAGE_SIZE_BYTES)
         fallocate_hugetlb(kernel, mapping, first, pages, mode)
     else:
         from memdesc.mm.files.ext4 import ext4_fallocate
@@ -279,6 +270,4 @@ def _zero_rest(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
         return
     wait_writeback(kernel, pfn, "truncate_inode_partial_folio")
     kernel.f.content[pfn] |= PARTLY
-    from memdesc.mm.files.writeback import dirty_folio
-
     dirty_folio(kernel, pfn)

@@ -30,7 +30,7 @@ from memdesc.mm.files.folio_writeback import (
     wait_for_disk,
     wait_writeback,
 )
-from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, OpenFile
+from memdesc.mm.files.inode import AddressSpace, OpenFile
 from memdesc.mm.files.page_cache import file_mappings
 from memdesc.mm.files.wb_err import (
     file_check_and_advance_wb_err,
@@ -40,6 +40,7 @@ from memdesc.mm.files.wb_err import (
 )
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import mappings_of
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -313,5 +314,5 @@ def _end_io(kernel: Kernel, mapping: AddressSpace, head: int, pages: list[int]) 
         return
     for page in pages:
         mapping.blocks[index + page - head] = int(kernel.f.content[page])
-    end = (index + (1 << kernel.order_of(head))) * PAGE_BYTES
+    end = (index + (1 << kernel.order_of(head))) * PAGE_SIZE_BYTES
     mapping.disk_size = max(mapping.disk_size, min(mapping.size, end))

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import munlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.faults.zap import drop_mapping
 from memdesc.mm.files.inode import AddressSpace, OpenFile
 from memdesc.mm.files.page_cache import detach_private, read_page
+from memdesc.mm.files.shmem import shmem_get_page
+from memdesc.mm.files.writeback import filemap_fdatawait, filemap_fdatawrite
 from memdesc.mm.frames import BATCH_ADD, TABLE_ENTRIES
 from memdesc.mm.huge.file_pmd import set_file_pmd, unmap_file_folio
 from memdesc.mm.huge.khugepaged import Scan
@@ -45,8 +48,6 @@ def collapse_file_range(
     start = vma.index_of(low)
     result = _scan_file(kernel, mm, file, start, low, limits)
     if result is Scan.PAGE_DIRTY_OR_WRITEBACK and limits is None:
-        from memdesc.mm.files.writeback import filemap_fdatawait, filemap_fdatawrite
-
         filemap_fdatawrite(kernel, file.mapping, start, start + TABLE_ENTRIES)
         filemap_fdatawait(kernel, file.mapping, start, start + TABLE_ENTRIES)
         kernel.say("collapse_single_pmd: dirty pages are written back, then once more")
@@ -185,8 +186,6 @@ def _bring(kernel: Kernel, file: OpenFile, index: int) -> Scan:
         return Scan.PAGE_DIRTY_OR_WRITEBACK if dirty else Scan.SUCCEED
     if pfn is not None and kernel.flags(pfn) & KPF.UPTODATE:
         return Scan.SUCCEED
-    from memdesc.mm.files.shmem import shmem_get_page
-
     if index >= mapping.pages_in_size:
         return Scan.FAIL
     shmem_get_page(kernel, mapping, index)
@@ -248,7 +247,7 @@ def _retract(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, everybody: bool) -> 
         return Scan.PAGE_ANON
     if vpn % TABLE_ENTRIES or vma.vpn_end < vpn + TABLE_ENTRIES:
         return Scan.VMA_CHECK
-    found = _find_pmd(kernel, mm, vpn)
+    found = _find_pmd(mm, vpn)
     if found is not Scan.SUCCEED:
         return found
     if not everybody:
@@ -262,7 +261,7 @@ def _retract(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, everybody: bool) -> 
     return Scan.SUCCEED
 
 
-def _find_pmd(kernel: Kernel, mm: Mm, vpn: int) -> Scan:
+def _find_pmd(mm: Mm, vpn: int) -> Scan:
     """find_pmd_or_thp_or_none()."""
     if vpn >> (2 * PMD_SHIFT) not in mm.tables.pmd_tables:
         return Scan.PMD_NULL
@@ -290,7 +289,7 @@ def _collapse_pte_mapped(kernel: Kernel, mm: Mm, low: int, *, install: bool) -> 
     `install`: and map it by a PMD.
     """
     vma = mm.vmas.find(low)
-    found = _find_pmd(kernel, mm, low)
+    found = _find_pmd(mm, low)
     if found is Scan.PMD_MAPPED:
         return found
     if vma is None or vma.file is None or vma.vpn_end < low + TABLE_ENTRIES:
@@ -330,10 +329,7 @@ def _empty_table(kernel: Kernel, mm: Mm, vma: Vma, low: int, pfn: int) -> Scan:
         if entry == e.NONE_ENTRY:
             continue
         mm.tables.set(low + page, e.NONE_ENTRY)
-        if vma.flags & VM.LOCKED:
-            from memdesc.mm.areas.mlock import munlock_vma_folio
-
-            munlock_vma_folio(kernel, vma, pfn + page)
+        munlock_vma_folio(kernel, vma, pfn + page)
         drop_mapping(kernel, pfn + page)
     _free_table(mm, low)
     kernel.say("collapse_pte_mapped_thp: the table is freed")

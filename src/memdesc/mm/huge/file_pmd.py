@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import mlock_vma_folio, munlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.files.inode import PAGE_BYTES
 from memdesc.mm.files.writeback import dirty_folio
 from memdesc.mm.frames import TABLE_ENTRIES, Kind
 from memdesc.mm.huge.thp_orders import PMD_ORDER, is_suitable
@@ -20,6 +20,7 @@ from memdesc.mm.page_tables import PMD_SHIFT, Pmd
 from memdesc.mm.reclaim.mark_accessed import has_recency, mark_accessed
 from memdesc.mm.rmap import mappings_of
 from memdesc.model.compiled import array
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -61,8 +62,6 @@ def set_file_pmd(
     kernel.f.entire[head] += 1
     kernel.get(head)
     if vma.flags & VM.LOCKED and kernel.rules.pmd_of_file_is_locked:
-        from memdesc.mm.areas.mlock import mlock_vma_folio
-
         mlock_vma_folio(kernel, vma, head, whole=True)
     kernel.say("do_set_pmd: one entry maps 512 pages of the file")
     return True
@@ -120,7 +119,7 @@ def unmap_file_folio(kernel: Kernel, head: int) -> None:
                 dirty_folio(kernel, head)
             marker = e.marker(e.Marker.UFFD_WP)
             mm.tables.set(vpn, marker if entry & e.UFFD_WP else e.NONE_ENTRY)
-            _munlock(kernel, vma, page, whole=False)
+            munlock_vma_folio(kernel, vma, page)
             drop_mapping(kernel, page)
 
 
@@ -139,7 +138,7 @@ def huge_file_counters(kernel: Kernel) -> dict[str, int]:
         "FileHugePages": cached & ~shmem,
         "FilePmdMapped": mapped & ~shmem,
     }
-    size = TABLE_ENTRIES * PAGE_BYTES >> 10
+    size = TABLE_ENTRIES * PAGE_SIZE_BYTES >> 10
     return {f"meminfo.{name}": int(row.sum()) * size for name, row in rows.items()}
 
 
@@ -154,12 +153,5 @@ def _take_out(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> tuple[int, int]:
     if pmd.huge & e.DIRTY:
         dirty_folio(kernel, head)
     kernel.f.entire[head] -= 1
-    _munlock(kernel, vma, head, whole=True)
+    munlock_vma_folio(kernel, vma, head, compound=True)
     return pmd.huge, head
-
-
-def _munlock(kernel: Kernel, vma: Vma, pfn: int, *, whole: bool) -> None:
-    if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import munlock_vma_folio
-
-        munlock_vma_folio(kernel, vma, pfn, compound=whole)

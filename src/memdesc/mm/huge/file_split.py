@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.files.inode import AddressSpace
-from memdesc.mm.files.page_cache import detach_private
+from memdesc.mm.files.page_cache import detach_private, remove_folio
 from memdesc.mm.huge.file_pmd import unmap_file_folio
 from memdesc.mm.huge.large_folio_loops import split_columns
 from memdesc.model.compiled import array
@@ -150,8 +150,6 @@ def _pieces(kernel: Kernel, head: int, end: int) -> Iterator[int]:
 
 def _drop(kernel: Kernel, mapping: AddressSpace, head: int) -> None:
     """truncate_inode_folio(): unmapped, not to be written any more, out of the cache."""
-    from memdesc.mm.files.page_cache import remove_folio
-
     unmap_file_folio(kernel, head)
     kernel.clear_flags(head, KPF.DIRTY)
     remove_folio(kernel, mapping, head)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.frames import BATCH_DEACTIVATE, TABLE_ENTRIES
+from memdesc.mm.frames import TABLE_ENTRIES
 from memdesc.mm.huge.file_pmd import change_file_pmd
-from memdesc.mm.huge.huge_memory import is_huge_zero
+from memdesc.mm.huge.huge_memory import is_huge_zero, split_pmd
 from memdesc.mm.huge.large_folio import likely_mapped_shared, split_folio
 from memdesc.mm.huge.thp_orders import khugepaged_runs
 from memdesc.mm.process import Errno, Mm
+from memdesc.mm.reclaim.mark_accessed import folio_deactivate
 from memdesc.mm.reclaim.workingset import note_advice
 
 if TYPE_CHECKING:
@@ -68,11 +69,8 @@ def madvise_cold_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_
     pfn, done = _cold_or_pageout(kernel, mm, vpn_start, vpn_end)
     if pfn is None:
         return done
-    flags = kernel.flags(pfn)
-    may = flags & KPF.ACTIVE or kernel.knobs["lru_gen"] != "0"
-    if flags & KPF.LRU and may and not flags & KPF.UNEVICTABLE:
-        kernel.batch(pfn, BATCH_DEACTIVATE)
-        kernel.say("folio_deactivate: to the end of the inactive list")
+    if kernel.flags(pfn) & KPF.LRU:
+        folio_deactivate(kernel, pfn)
     return True
 
 
@@ -93,7 +91,7 @@ def madvise_pageout_huge_pmd(
     return True
 
 
-def madvise_large_folio(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, vpn_end: int) -> int:
+def madvise_large_folio(kernel: Kernel, mm: Mm, vpn: int, vpn_end: int) -> int:
     """A large folio that an entry maps: how many entries from here on map all of it in order.
 
     0: only a part lies in the range, and it was split. -1: it is left alone.
@@ -125,8 +123,6 @@ def change_huge_pmd(
     pmd = mm.tables.pmd_of(vpn_start)
     assert pmd is not None
     if vpn_end - vpn_start != TABLE_ENTRIES:
-        from memdesc.mm.huge.huge_memory import split_pmd
-
         split_pmd(kernel, mm, vma, vpn_start)
         return False
     if not e.is_present(pmd.huge):

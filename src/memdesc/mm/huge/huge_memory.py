@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import munlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.faults.new_folio import marked_by_area, new_anon_folio
 from memdesc.mm.frames import BATCH_ADD, C_HUGE_ZERO_PFN, TABLE_ENTRIES, Kind
@@ -23,6 +24,7 @@ from memdesc.mm.huge.thp_stats import count_mthp
 from memdesc.mm.mm_ids import note_child
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
 from memdesc.mm.process import Mm, OutOfMemory
+from memdesc.mm.reclaim.swap_state import free_swap_cache
 from memdesc.mm.rmap import anon_vma_prepare, mappings_of, move_anon_rmap
 from memdesc.model.compiled import array
 from memdesc.types import MemoryType
@@ -59,9 +61,9 @@ def try_huge_fault(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, write: bool) -
     if vma.flags & VM.UFFD_MISSING:
         from memdesc.mm.userfault.userfaultfd import handle_userfault
 
-        handle_userfault(kernel, vma, "nothing is there")
+        handle_userfault(kernel, "nothing is there")
     if not write and kernel.knobs["thp_zero"] != "0":
-        return _map_huge_zero(kernel, mm, vma, low)
+        return _map_huge_zero(kernel, mm, low)
     pfn = _fault_huge_folio(kernel, vma, low)
     if pfn is None:
         return False
@@ -90,12 +92,12 @@ def huge_pmd_fault(
     return True
 
 
-def wants_large(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> bool:
+def wants_large(kernel: Kernel, mm: Mm, vma: Vma) -> bool:
     """Whether a write fault at a page may be resolved by more than one page."""
     return pmd_allowed(kernel, mm, vma) or bool(allowed_orders(kernel, mm, vma))
 
 
-def copy_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma, vpn: int) -> bool:
+def copy_huge_pmd(kernel: Kernel, source: Mm, target: Mm, vma: Vma, vpn: int) -> bool:
     """fork at a PMD entry; False after it was split, because its page may be pinned."""
     if vma.file is not None:
         kernel.say("copy_huge_pmd: of a file, faults will bring the same")
@@ -143,7 +145,7 @@ def zap_huge_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int)
         pfn = e.pfn_of(pmd.huge)
         kernel.f.entire[pfn] -= 1
         pmd_unmapped(kernel, pfn)
-        _munlock(kernel, vma, pfn)
+        munlock_vma_folio(kernel, vma, pfn, compound=True)
         kernel.put(pfn)
         kernel.say("zap_huge_pmd: one entry unmapped 512 pages")
     return True
@@ -187,7 +189,7 @@ def split_pmd(kernel: Kernel, mm: Mm, vma: Vma, vpn: int) -> None:
     kernel.get(pfn, TABLE_ENTRIES - 1)
     f.entire[pfn] -= 1
     # The new entries do not lock it again; reclaim does (folio_add_anon_rmap_ptes).
-    _munlock(kernel, vma, pfn)
+    munlock_vma_folio(kernel, vma, pfn, compound=True)
     kernel.say("__split_huge_pmd: the same pages, mapped one by one")
 
 
@@ -280,7 +282,7 @@ def _fault_huge_folio(kernel: Kernel, vma: Vma, low: int) -> int | None:
     return pfn
 
 
-def _map_huge_zero(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> bool:
+def _map_huge_zero(kernel: Kernel, mm: Mm, low: int) -> bool:
     """The huge zero page, read-only. It is not counted; the address space holds it once."""
     pfn = _huge_zero(kernel)
     if pfn is None:
@@ -341,8 +343,6 @@ def _do_huge_pmd_wp_page(
     if not kernel.exclusive(pfn):
         why = "the only reference"
         if kernel.refs(pfn) <= 1 + (TABLE_ENTRIES if cached else 0) and cached:
-            from memdesc.mm.reclaim.swap_state import free_swap_cache
-
             free_swap_cache(kernel, pfn)
         if kernel.refs(pfn) != 1:
             kernel.say(f"do_huge_pmd_wp_page: {kernel.refs(pfn)} references, the PMD is split")
@@ -357,10 +357,3 @@ def _do_huge_pmd_wp_page(
     pmd.huge |= write | e.DIRTY | e.ACCESSED | e.SOFT_DIRTY
     kernel.say(f"do_huge_pmd_wp_page: the huge page is reused, {why}")
     return True
-
-
-def _munlock(kernel: Kernel, vma: Vma, pfn: int) -> None:
-    if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import munlock_vma_folio
-
-        munlock_vma_folio(kernel, vma, pfn, compound=True)

@@ -21,6 +21,8 @@ from memdesc.mm.huge.large_folio import likely_mapped_shared
 from memdesc.mm.huge.shmem_huge import collapse_allowed
 from memdesc.mm.huge.thp_orders import PMD_ORDER, collapse_orders
 from memdesc.mm.process import Errno, Mm, OutOfMemory
+from memdesc.mm.reclaim.swap import do_swap_page
+from memdesc.mm.reclaim.swap_state import free_swap_cache
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.model.compiled import array
 
@@ -261,8 +263,6 @@ def take_contents(kernel: Kernel, mm: Mm, low: int, pfn: int, pages: int) -> Non
         mm.tables.set(low + page, e.NONE_ENTRY)
     for page in old:
         if kernel.flags(page) & KPF.SWAPCACHE:
-            from memdesc.mm.reclaim.swap_state import free_swap_cache
-
             free_swap_cache(kernel, page)
         drop_mapping(kernel, page)
 
@@ -289,9 +289,7 @@ def _swap_in(kernel: Kernel, mm: Mm, vma: Vma, low: int) -> Scan:
             continue
         if e.swap_type(entry) is not e.SwapType.SWAP:
             return Scan.PTE_NON_PRESENT
-        from memdesc.mm.reclaim.swap import do_swap_page
-
-        do_swap_page(kernel, mm, vma, vpn, entry, write=False, unshare=False)
+        do_swap_page(kernel, mm, vma, vpn, entry, write=False)
         kernel.drain()
         result = can_be_taken(kernel, mm.tables.entry(vpn))
         if result is not Scan.SUCCEED:

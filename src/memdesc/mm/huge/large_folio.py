@@ -12,14 +12,17 @@ import numpy as np
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import drain, mlock_vma_folio, munlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.faults.new_folio import marked_by_area, new_anon_folio
 from memdesc.mm.frames import BATCH_ADD, Kind
+from memdesc.mm.huge.file_split import split_file_folio
 from memdesc.mm.huge.large_folio_loops import split_columns
 from memdesc.mm.huge.thp_orders import PMD_ORDER, suitable_orders
 from memdesc.mm.huge.thp_stats import PARTIALLY_MAPPED, count_mthp, count_thp
 from memdesc.mm.mm_ids import inherit, maybe_mapped_shared, was_noted
 from memdesc.mm.process import Mm, OutOfMemory
+from memdesc.mm.reclaim.swap_state import free_page_and_swap_cache
 from memdesc.mm.rmap import mappings_of
 from memdesc.model.compiled import array
 
@@ -92,8 +95,6 @@ def split_folio(
     if flags & (KPF.WRITEBACK | KPF.ZERO_PAGE):
         return "EBUSY"
     if not flags & KPF.ANON:
-        from memdesc.mm.huge.file_split import split_file_folio
-
         return split_file_folio(kernel, pfn, new_order, held=held, evenly=evenly)
     failed = "" if can_split_folio(kernel, head, held=held) else "EAGAIN"
     failed = failed or _split_anon(kernel, pfn, new_order, held=held, evenly=evenly)
@@ -195,8 +196,6 @@ def deferred_split_scan(kernel: Kernel) -> None:
 
 def _split_anon(kernel: Kernel, pfn: int, new_order: int, *, held: int, evenly: bool) -> str:
     """The split itself (`__split_unmapped_folio`), and what the pieces become."""
-    from memdesc.mm.reclaim.swap_state import free_page_and_swap_cache
-
     head, order = kernel.head(pfn), kernel.order_of(pfn)
     cached = bool(kernel.flags(head) & KPF.SWAPCACHE)
     _unmap_folio(kernel, head)
@@ -241,7 +240,6 @@ def _halves(order: int, new_order: int) -> int:
 
 def _unmap_folio(kernel: Kernel, head: int) -> None:
     """unmap_folio(): every PMD that maps the folio becomes 512 entries; dirt moves to the folio."""
-    from memdesc.mm.areas.mlock import munlock_vma_folio
     from memdesc.mm.huge.huge_memory import split_pmds
 
     by_entries = [
@@ -267,13 +265,11 @@ def _map_piece(kernel: Kernel, pfn: int, *, drops_zeroes: bool) -> None:
     Areas that are locked lock it again (folio_add_anon_rmap_pte); a piece of zeroes is not kept in
     others, unless one before them has locked it (try_to_map_unused_to_zeropage).
     """
-    from memdesc.mm.areas import mlock
-
     drops = drops_zeroes and not kernel.f.content[pfn]
     for mm, vma, vpn in list(mappings_of(kernel, pfn)):
         if vma.flags & VM.LOCKED:
-            mlock.mlock_vma_folio(kernel, vma, pfn)
-            mlock.drain(kernel)
+            mlock_vma_folio(kernel, vma, pfn)
+            drain(kernel)
             continue
         if not drops or kernel.flags(pfn) & (KPF.MLOCKED | KPF.HWPOISON | KPF.SWAPCACHE):
             continue

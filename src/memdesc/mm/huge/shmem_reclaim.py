@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
+from memdesc.mm.huge.large_folio import split_folio
 from memdesc.mm.reclaim.swapfile import shmem_writepage
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def pageout_shmem(kernel: Kernel, head: int) -> bool:
 
 def split_shmem(kernel: Kernel, head: int) -> bool:
     """Split a large folio, of which the caller holds a reference; other pieces are reclaimed."""
-    from memdesc.mm.huge.large_folio import split_folio
     from memdesc.mm.reclaim.vmscan import reclaim_folio
 
     mapping = kernel.mappings[int(kernel.f.mapping[head])]

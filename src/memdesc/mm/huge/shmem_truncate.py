@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from memdesc.mm.files.writeback import dirty_folio
 from memdesc.mm.huge.file_split import truncate_partial_folio
 from memdesc.mm.process import Errno
+from memdesc.mm.reclaim.swapfile import free_shmem_slot, shmem_swapin
 
 if TYPE_CHECKING:
     from memdesc.mm.files.inode import AddressSpace
@@ -74,8 +75,6 @@ def _whole_ones(kernel: Kernel, mapping: AddressSpace, first: int, end: int | No
         low = index // size * size
         if index not in mapping.swapped or not _lies_in(first, end, low, low + size):
             continue
-        from memdesc.mm.reclaim.swapfile import free_shmem_slot
-
         mapping.swap_orders.pop(index, None)
         free_shmem_slot(kernel, mapping.swapped.pop(index))
 
@@ -94,8 +93,6 @@ def _partial_folio(kernel: Kernel, mapping: AddressSpace, index: int) -> int | N
     """shmem_get_partial_folio(): the page at an index; one in swap is read, if the file has it."""
     pfn = mapping.pages.get(index)
     if pfn is None and index in mapping.swapped and index < mapping.pages_in_size:
-        from memdesc.mm.reclaim.swapfile import shmem_swapin
-
         try:
             pfn = shmem_swapin(kernel, mapping, index)
         except Errno:

@@ -16,13 +16,15 @@ from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.hugetlb.hugetlb_cow import copy_content, hugetlb_wp, map_anon, unmap_entry
+from memdesc.mm.hugetlb.hugetlb_cow import copy_content, hugetlb_wp, map_new_anon, unmap_entry
 from memdesc.mm.hugetlb.hugetlb_pool import HUGE, huge_index, take
+from memdesc.mm.hugetlb.hugetlbfs import add_to_cache
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
 from memdesc.mm.process import Mm, OutOfMemory, Signal
 from memdesc.mm.rmap import anon_vma_prepare
 from memdesc.mm.userfault.userfault_wp import WP_MARKER
 from memdesc.mm.userfault.userfaultfd import handle_userfault, wp_fault
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -89,7 +91,7 @@ def copy_hugetlb(kernel: Kernel, source: Mm, target: Mm, vma: Vma, twin: Vma) ->
                 if source.has_pinned and kernel.may_be_pinned(head):
                     copy = take(kernel, twin, low, avoid_reserve=True)
                     copy_content(kernel, head, copy)
-                    map_anon(kernel, target, twin, low, copy)
+                    map_new_anon(kernel, target, twin, low, copy)
                     kernel.say("copy_hugetlb_page_range: pinned, the child gets a copy at once")
                     continue
                 kernel.set_exclusive(head, False)
@@ -133,8 +135,6 @@ def map_file_page(kernel: Kernel, pmd: Pmd, head: int, bits: int) -> None:
 
 def _no_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pmd: Pmd, *, write: bool) -> None:
     """hugetlb_no_page(): the file's page, or a new one."""
-    from memdesc.mm.hugetlb.hugetlbfs import add_to_cache
-
     assert vma.file is not None
     pool, inode = kernel.hugetlb, vma.file.mapping
     if vma.resv is not None and vma.resv.unmapped:
@@ -145,10 +145,10 @@ def _no_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pmd: Pmd, *, write: boo
     shared = bool(vma.flags & VM.MAYSHARE)
     marker = pmd.huge
     if head is None:
-        if index * HUGE * 4096 >= inode.size:
+        if index * HUGE * PAGE_SIZE_BYTES >= inode.size:
             raise Signal("SIGBUS", "ADRERR")
         if vma.flags & VM.UFFD_MISSING:
-            handle_userfault(kernel, vma, "nothing is there")
+            handle_userfault(kernel, "nothing is there")
         try:
             head = take(kernel, vma, vpn)
         except OutOfMemory:
@@ -157,7 +157,7 @@ def _no_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pmd: Pmd, *, write: boo
         kernel.set_flags(head, KPF.UPTODATE)
         if not shared:
             anon_vma_prepare(kernel, mm, vma)
-            map_anon(kernel, mm, vma, vpn, head, writable=write and not marker)
+            map_new_anon(kernel, mm, vma, vpn, head, writable=write and not marker)
             if marker:
                 mm.tables.pmds[vpn >> PMD_SHIFT].huge |= e.UFFD_WP
             return
@@ -166,7 +166,7 @@ def _no_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pmd: Pmd, *, write: boo
         kernel.say("hugetlb_no_page: the file's page is lost to a memory error")
         raise Signal("SIGBUS", "MCEERR_AR")
     elif vma.flags & VM.UFFD_MINOR:
-        handle_userfault(kernel, vma, "in the file, and not mapped")
+        handle_userfault(kernel, "in the file, and not mapped")
     writable = shared and vma.flags & VM.WRITE
     map_file_page(kernel, pmd, head, e.UFFD_WP if marker else e.RW | e.DIRTY if writable else 0)
     if write and not shared:

@@ -21,7 +21,7 @@ from memdesc.model.compiled import array
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["copy_content", "hugetlb_wp", "map_anon", "unmap_entry"]
+__all__ = ["copy_content", "hugetlb_wp", "map_new_anon", "unmap_entry"]
 
 
 def hugetlb_wp(
@@ -47,7 +47,7 @@ def hugetlb_wp(
     anon_vma_prepare(kernel, mm, vma)
     kernel.get(old)
     try:
-        copy = _take_for_copy(kernel, mm, vma, vpn, old)
+        copy = _take_for_copy(kernel, vma, vpn, old)
     except OutOfMemory:
         kernel.put(old)
         kernel.say("hugetlb_wp: the pool has nothing for a copy")
@@ -60,14 +60,14 @@ def hugetlb_wp(
     protected = pmd.huge & e.UFFD_WP
     unmap_entry(kernel, vma, vpn, pmd, copied=True)
     kernel.put(old)
-    map_anon(kernel, mm, vma, vpn, copy, writable=not unshare)
+    map_new_anon(kernel, mm, vma, vpn, copy, writable=not unshare)
     if protected:
         made = mm.tables.pmds[vpn >> PMD_SHIFT]
         made.huge = made.huge & ~e.RW | e.UFFD_WP
     kernel.say("hugetlb_wp: copied 2 MiB")
 
 
-def map_anon(
+def map_new_anon(
     kernel: Kernel, mm: Mm, vma: Vma, vpn: int, head: int, *, writable: bool = True
 ) -> None:
     """hugetlb_add_new_anon_rmap() and the entry: takes over the caller's reference."""
@@ -113,7 +113,7 @@ def copy_content(kernel: Kernel, old: int, new: int) -> None:
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _take_for_copy(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, old: int) -> int | None:
+def _take_for_copy(kernel: Kernel, vma: Vma, vpn: int, old: int) -> int | None:
     """A page for a copy; None after the page was taken from everybody else (unmap_ref_private).
 
     Who has reserved pages must not fail for its children: theirs are unmapped, and they get

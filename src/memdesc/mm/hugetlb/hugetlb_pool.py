@@ -189,7 +189,7 @@ def area_gone(kernel: Kernel, vma: Vma) -> None:
     low, high = vma.pgoff // HUGE, (vma.pgoff + vma.pages) // HUGE
     gone = {index for index in resv.unused if low <= index < high}
     give_back(kernel, resv, gone)
-    if not resv.unused and resv in kernel.hugetlb.resvs and not _is_used(kernel, vma, resv):
+    if not resv.unused and resv in kernel.hugetlb.resvs and not _is_used(vma, resv):
         kernel.hugetlb.resvs.remove(resv)
 
 
@@ -286,7 +286,7 @@ def _gather_surplus(kernel: Kernel, more: int) -> None:
         kernel.say(f"gather_surplus_pages: {missing} pages beyond the pool's size")
 
 
-def _is_used(kernel: Kernel, gone: Vma, resv: HugetlbResv) -> bool:
+def _is_used(gone: Vma, resv: HugetlbResv) -> bool:
     assert gone.file is not None
     return any(vma.resv is resv and vma is not gone for _, vma in gone.file.mapping.vmas)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
-from memdesc.mm.files.inode import HUGETLBFS, PAGE_BYTES, AddressSpace, OpenFile, new_inode
+from memdesc.mm.files.inode import HUGETLBFS, AddressSpace, OpenFile, new_inode
 from memdesc.mm.hugetlb.hugetlb_pool import HUGE, cache_refs, give_back, take_reserved
 from memdesc.mm.process import Errno, OutOfMemory
 from memdesc.model.compiled import array
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -23,7 +24,7 @@ __all__ = [
     "remove_pages", "resize",
 ]  # fmt: skip
 
-_BYTES: Final = HUGE * PAGE_BYTES
+_BYTES: Final = HUGE * PAGE_SIZE_BYTES
 
 
 def hugetlb_file(kernel: Kernel, pages: int) -> OpenFile:
@@ -58,7 +59,7 @@ def resize(kernel: Kernel, inode: AddressSpace, size: int) -> None:
     from memdesc.mm.files.truncate import unmap_mapping_pages
 
     inode.size = size
-    first = size // PAGE_BYTES
+    first = size // PAGE_SIZE_BYTES
     unmap_mapping_pages(kernel, inode, first, None, even_cows=True)
     remove_pages(kernel, inode, first)
 
@@ -107,7 +108,7 @@ def fallocate(kernel: Kernel, inode: AddressSpace, first: int, pages: int, mode:
         if (inode.number, index) not in kernel.hugetlb.cache:
             add_to_cache(kernel, inode, index, _take_for_file(kernel, inode, index))
     if mode == "grow":
-        inode.size = max(inode.size, (first + pages) * PAGE_BYTES)
+        inode.size = max(inode.size, (first + pages) * PAGE_SIZE_BYTES)
 
 
 def read(kernel: Kernel, inode: AddressSpace, first: int, pages: int) -> list[int]:

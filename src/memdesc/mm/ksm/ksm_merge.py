@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import mlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.faults.zap import drop_mapping
+from memdesc.mm.huge.large_folio import split_folio
+from memdesc.mm.ksm.ksm import break_ksm
 from memdesc.mm.ksm.ksm_tree import RmapItem, StableNode
 from memdesc.mm.reclaim.mark_accessed import mark_accessed
 
@@ -101,8 +104,6 @@ def _unstable_tree(kernel: Kernel, item: RmapItem, pfn: int, content: int) -> No
         kernel.put(tree_pfn)
     if same_folio and not merged:
         # The reference to the other page was one too many for a split; now it is gone.
-        from memdesc.mm.huge.large_folio import split_folio
-
         kernel.say("cmp_and_merge_page: two pages of one large folio, which is split")
         split_folio(kernel, pfn, held=1)
 
@@ -116,8 +117,6 @@ def _merge_two_pages(
     if _merge_with_ksm_page(kernel, other, tree_pfn, pfn):
         return True
     # The page is KSM's without a node until its mapper has a copy instead.
-    from memdesc.mm.ksm.ksm import break_ksm
-
     vma = _mergeable_vma(item)
     assert vma is not None
     break_ksm(kernel, item.mm, vma, item.vpn)
@@ -141,8 +140,6 @@ def _merge_one_page(kernel: Kernel, item: RmapItem, vma: Vma, pfn: int, kpage: i
     if not kernel.flags(pfn) & KPF.ANON:
         return False
     if kernel.order_of(pfn):
-        from memdesc.mm.huge.large_folio import split_folio
-
         if split_folio(kernel, pfn, held=1):
             kernel.say("try_to_merge_one_page: a large folio that cannot be split")
             return False
@@ -199,8 +196,6 @@ def _replace_page(kernel: Kernel, item: RmapItem, vma: Vma, pfn: int, kpage: int
         kernel.get(kpage)
         kernel.f.maps[kpage] += 1
         if vma.flags & VM.LOCKED:
-            from memdesc.mm.areas.mlock import mlock_vma_folio
-
             mlock_vma_folio(kernel, vma, kpage)
     tables.set(item.vpn, new & ~(e.PRESENT | e.PROTNONE) | hidden)
     drop_mapping(kernel, pfn, swap_cache=True)

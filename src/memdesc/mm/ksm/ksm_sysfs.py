@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.mm.ksm.ksm_tree import Ksm, items_of, zero_pages_of
 from memdesc.mm.process import Errno, Mm
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
 __all__ = ["counters", "ksm_stat", "store"]
 
-_PAGE: Final = 4096
 _SIZE_OF_ITEM: Final = 64
 """sizeof(struct ksm_rmap_item) of 64 bits with NUMA."""
 _TREES: Final = frozenset({"ksm_max_sharing", "ksm_across_nodes"})
@@ -48,7 +48,7 @@ def counters(kernel: Kernel) -> dict[str, int]:
     if rules.ksm_marks_zero_pages:
         found["ksm_zero_pages"] = zero
     if rules.memory_merge:
-        found["general_profit"] = (sharing + zero) * _PAGE - len(items) * _SIZE_OF_ITEM
+        found["general_profit"] = (sharing + zero) * PAGE_SIZE_BYTES - len(items) * _SIZE_OF_ITEM
     return {f"ksm.{name}": count for name, count in found.items()}
 
 
@@ -69,7 +69,7 @@ def ksm_stat(kernel: Kernel, mm: Mm, name: str) -> int:
         "rmap_items": items,
         "merging_pages": merging,
         "zero_pages": zero,
-        "process_profit": (merging + zero) * _PAGE - items * _SIZE_OF_ITEM,
+        "process_profit": (merging + zero) * PAGE_SIZE_BYTES - items * _SIZE_OF_ITEM,
     }
     return found[name]
 

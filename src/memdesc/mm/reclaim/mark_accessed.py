@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.frames import BATCH_ACTIVATE, C_LRU_GEN, LRU_GEN_REFERENCED
+from memdesc.mm.frames import BATCH_ACTIVATE, BATCH_DEACTIVATE, C_LRU_GEN, LRU_GEN_REFERENCED
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
-__all__ = ["has_recency", "mark_accessed", "mark_new_folio"]
+__all__ = ["folio_deactivate", "has_recency", "mark_accessed", "mark_new_folio"]
 
 
 def has_recency(kernel: Kernel, vma: Vma) -> bool:
@@ -59,3 +59,11 @@ def mark_new_folio(kernel: Kernel, head: int) -> None:
     elif not kernel.flags(head) & KPF.LRU:
         kernel.set_flags(head, int(KPF.ACTIVE))
         kernel.say("folio_add_lru: in a fault, active until the batch is emptied")
+
+
+def folio_deactivate(kernel: Kernel, head: int) -> None:
+    """MADV_COLD: to the inactive list, with the CPU's next batch (`mm/swap.c:folio_deactivate`)."""
+    may = kernel.flags(head) & KPF.ACTIVE or kernel.knobs["lru_gen"] != "0"
+    if may and not kernel.flags(head) & KPF.UNEVICTABLE:
+        kernel.batch(head, BATCH_DEACTIVATE)
+        kernel.say("folio_deactivate: to the end of the inactive list")

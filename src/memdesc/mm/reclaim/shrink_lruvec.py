@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM
+from memdesc.mm.files.page_cache import file_mappings
+from memdesc.mm.files.writeback import filemap_fdatawrite, nr_dirty
 from memdesc.mm.frames import (
     ACTIVE_ANON,
     ACTIVE_FILE,
@@ -82,9 +84,6 @@ def _shrink_group(kernel: Kernel) -> int:
                     check_references(kernel, head)
                     freed += reclaim_folio(kernel, head) is Fate.FREED
         if freed == before:
-            from memdesc.mm.files.page_cache import file_mappings
-            from memdesc.mm.files.writeback import filemap_fdatawrite, nr_dirty
-
             waiting = nr_dirty(kernel)
             for mapping in file_mappings(kernel):
                 filemap_fdatawrite(kernel, mapping)  # the flusher, woken by dirty files

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import mlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.faults.new_folio import new_anon_folio
 from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.reclaim.swap_readahead import found_in_cache, swapin_readahead
@@ -32,7 +34,12 @@ if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
 
 __all__ = [
-    "copy_nonpresent", "do_swap_page", "kept_bits", "ksm_copy", "madvise_willneed", "map_anon",
+    "add_anon_rmap",
+    "copy_nonpresent",
+    "do_swap_page",
+    "kept_bits",
+    "ksm_copy",
+    "madvise_willneed",
     "zap_swap_entry",
 ]  # fmt: skip
 
@@ -40,9 +47,7 @@ __all__ = [
 # --- what other subsystems ask ---------------------------------------------------------------
 
 
-def do_swap_page(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool, unshare: bool
-) -> None:
+def do_swap_page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bool) -> None:
     """A fault at an entry that is neither empty nor present. Raises Signal, OutOfMemory."""
     kind = e.swap_type(entry)
     if kind is e.SwapType.HWPOISON:
@@ -62,7 +67,7 @@ def do_swap_page(
 
 
 def zap_swap_entry(
-    kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int,
+    kernel: Kernel, vma: Vma, entry: int,
     *, even_cows: bool, drop_markers: bool = True,
 ) -> bool:  # fmt: skip
     """Unmap an entry that is not present; False where it stays (`zap_nonpresent_ptes @6.12`).
@@ -82,7 +87,7 @@ def zap_swap_entry(
     return even_cows
 
 
-def copy_nonpresent(kernel: Kernel, source: Mm, vma: Vma, vpn: int, entry: int) -> int:
+def copy_nonpresent(kernel: Kernel, source: Mm, vpn: int, entry: int) -> int:
     """fork at an entry that is not present: the child's entry (`copy_nonpresent_pte @6.12`).
 
     The child is not registered with userfaultfd, so it gets nothing of write protection.
@@ -160,7 +165,7 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
         bits |= e.DIRTY
     kernel.get(target, len(pages) - 1)
     for at in pages:
-        map_anon(kernel, vma, at, target + at - vpn, exclusive=exclusive)
+        add_anon_rmap(kernel, vma, at, target + at - vpn, exclusive=exclusive)
         mm.tables.set(at, e.present(target + at - vpn, bits))
     if len(pages) > 1:
         kernel.say(f"do_swap_page: {len(pages)} pages of a large folio at once")
@@ -172,7 +177,7 @@ def swap_in(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int, *, write: bo
         kernel.put(head)
 
 
-def madvise_willneed(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: int) -> None:
+def madvise_willneed(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> None:
     """MADV_WILLNEED of anonymous memory: slots are read into the swap cache, entries stay."""
     for vpn in range(vpn_start, vpn_end):
         entry = mm.tables.entry(vpn)
@@ -185,7 +190,7 @@ def madvise_willneed(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: 
 # --- for swapfile -------------------------------------------------------------------------
 
 
-def map_anon(kernel: Kernel, vma: Vma, vpn: int, pfn: int, *, exclusive: bool) -> None:
+def add_anon_rmap(kernel: Kernel, vma: Vma, vpn: int, pfn: int, *, exclusive: bool) -> None:
     """folio_add_anon_rmap_pte(): a page that nobody mapped belongs to the family's first."""
     head = kernel.head(pfn)
     assert vma.anon_vma is not None
@@ -199,8 +204,6 @@ def map_anon(kernel: Kernel, vma: Vma, vpn: int, pfn: int, *, exclusive: bool) -
     if exclusive:
         kernel.set_exclusive(pfn, True)
     if vma.flags & VM.LOCKED and not (fresh and kernel.rules.swapin_leaves_unlocked):
-        from memdesc.mm.areas.mlock import mlock_vma_folio
-
         mlock_vma_folio(kernel, vma, pfn)
 
 
@@ -224,8 +227,6 @@ def ksm_copy(kernel: Kernel, vma: Vma, vpn: int, pfn: int) -> int:
         same = kernel.mappings[number].root is vma.anon_vma.root
         if same and int(kernel.f.pgoff[head]) + pfn - head == vma.index_of(vpn):
             return 0
-    from memdesc.mm.faults.new_folio import new_anon_folio
-
     copy = new_anon_folio(kernel, vma, vpn)
     kernel.f.content[copy] = kernel.f.content[pfn]
     kernel.set_exclusive(copy, False)

@@ -12,10 +12,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from memdesc.types import PAGE_SIZE_BYTES
+
 __all__ = ["SWAP_PAGES", "Slots"]
 
 _CLUSTER: Final = 512
-_SWAP_PAGES: Final = (64 << 20) // 4096
+_SWAP_PAGES: Final = (64 << 20) // PAGE_SIZE_BYTES
 """Pages of the device that `swap on` makes; the first one is its header."""
 SWAP_PAGES: Final = _SWAP_PAGES - 1
 

@@ -14,9 +14,10 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM_UFFD, Vma
 from memdesc.mm.files.folio_writeback import wait_writeback
+from memdesc.mm.files.page_cache import file_mappings
 from memdesc.mm.frames import BATCH_ADD
 from memdesc.mm.process import Errno, Mm
-from memdesc.mm.reclaim.swap import kept_bits, ksm_copy, map_anon
+from memdesc.mm.reclaim.swap import add_anon_rmap, kept_bits, ksm_copy
 from memdesc.mm.reclaim.swap_slots import SWAP_PAGES, Slots
 from memdesc.mm.reclaim.swap_state import (
     SwapDevice,
@@ -52,8 +53,6 @@ def swapoff(kernel: Kernel) -> None:
     device = kernel.swap
     if device is None:
         raise Errno("EINVAL")
-    from memdesc.mm.files.page_cache import file_mappings
-
     for mapping in file_mappings(kernel):
         for index in list(mapping.swapped):
             if index in mapping.swapped:
@@ -209,7 +208,7 @@ def _unuse_pte(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, entry: int) -> None:
     exclusive = bool(copied) or bool(entry & e.EXCLUSIVE_SWAP)
     put_slot(kernel, slot)
     target = copied or pfn
-    map_anon(kernel, vma, vpn, target, exclusive=exclusive)
+    add_anon_rmap(kernel, vma, vpn, target, exclusive=exclusive)
     mm.tables.set(vpn, e.present(target, kept_bits(entry)))
     kernel.say(f"unuse_pte: mapped, {'exclusive' if exclusive else 'not exclusive'}")
     free_swap_cache(kernel, pfn)

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import evictable, mlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.faults.zap import drop_mapping
+from memdesc.mm.files.filemap import file_entry_gone
 from memdesc.mm.files.inode import may_write
+from memdesc.mm.files.page_cache import detach_private, remove_folio
 from memdesc.mm.frames import (
     BATCH_ADD,
 )
+from memdesc.mm.huge.huge_advice import madvise_large_folio, madvise_pageout_huge_pmd
+from memdesc.mm.huge.huge_memory import split_pmds
+from memdesc.mm.huge.large_folio import split_folio
 from memdesc.mm.huge.shmem_reclaim import is_shmem, pageout_shmem, split_shmem
 from memdesc.mm.huge.thp_stats import count_mthp, count_thp
 from memdesc.mm.process import Errno, Mm
@@ -62,12 +69,9 @@ def madvise_pageout(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: i
     kernel.drain()
     for low, high, pmd in mm.tables.runs(vpn_start, vpn_end):
         isolated: list[int] = []
-        if pmd.huge:
-            from memdesc.mm.huge.huge_advice import madvise_pageout_huge_pmd
-
-            if madvise_pageout_huge_pmd(kernel, mm, vma, low, high, isolated):
-                _reclaim_pages(kernel, isolated)
-                continue
+        if pmd.huge and madvise_pageout_huge_pmd(kernel, mm, vma, low, high, isolated):
+            _reclaim_pages(kernel, isolated)
+            continue
         for vpn in range(low, high):
             _isolate_at(kernel, mm, vma, vpn, high, isolated, anon_only=others)
         _reclaim_pages(kernel, isolated)
@@ -95,8 +99,6 @@ def reclaim_folio(kernel: Kernel, head: int, *, ignore_references: bool = True) 
 def try_to_unmap(kernel: Kernel, head: int) -> None:
     """Empty the entries that map a folio, or let them name its slots of swap."""
     if kernel.f.entire[head]:
-        from memdesc.mm.huge.huge_memory import split_pmds
-
         is_file = not kernel.flags(head) & KPF.ANON
         if is_file and any(vma.flags & VM.LOCKED for _, vma, _ in mappings_of(kernel, head)):
             return
@@ -119,9 +121,7 @@ def _isolate_at(
         return
     head = kernel.head(e.pfn_of(entry))
     if kernel.order_of(head):
-        from memdesc.mm.huge.huge_advice import madvise_large_folio
-
-        if madvise_large_folio(kernel, mm, vma, vpn, vpn_end) < 0:
+        if madvise_large_folio(kernel, mm, vpn, vpn_end) < 0:
             return
         entry = mm.tables.entry(vpn)
         head = kernel.head(e.pfn_of(entry))
@@ -151,8 +151,6 @@ def _reclaim_pages(kernel: Kernel, isolated: list[int]) -> None:
 
 
 def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate:
-    from memdesc.mm.areas.mlock import evictable
-
     flags = kernel.flags(head)
     if flags & (KPF.UNEVICTABLE | KPF.MLOCKED):
         return Fate.ACTIVATED
@@ -202,8 +200,6 @@ def _to_swap_cache(kernel: Kernel, head: int) -> bool:
         splits = not entire
     if not splits and add_to_swap(kernel, head):
         return True
-    from memdesc.mm.huge.large_folio import split_folio
-
     if split_folio(kernel, head, held=1):
         return False
     if not splits:
@@ -245,8 +241,6 @@ def _remove_mapping(kernel: Kernel, head: int) -> Fate:
     """__remove_mapping(): out of its cache, if nobody else holds it; the caller frees it."""
     flags = kernel.flags(head)
     if flags & KPF.PRIVATE and not flags & KPF.SWAPBACKED:
-        from memdesc.mm.files.page_cache import detach_private
-
         detach_private(kernel, head)
     if flags & KPF.ANON and not flags & (KPF.SWAPBACKED | KPF.SWAPCACHE):
         if kernel.refs(head) != 1:
@@ -260,8 +254,6 @@ def _remove_mapping(kernel: Kernel, head: int) -> Fate:
         drop_swap_cache(kernel, head, workingset_eviction(kernel, head))
         kernel.say("shrink_folio_list: in swap only")
         return Fate.FREED
-    from memdesc.mm.files.page_cache import remove_folio
-
     mapping = kernel.mappings[int(kernel.f.mapping[head])]
     if not flags & KPF.SWAPBACKED:
         set_cache_shadow(kernel, mapping, int(kernel.f.pgoff[head]), head)
@@ -273,17 +265,11 @@ def _remove_mapping(kernel: Kernel, head: int) -> Fate:
 def _try_to_unmap_one(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int) -> bool:
     """One entry; False where the folio stays mapped."""
     if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import mlock_vma_folio
-
         mlock_vma_folio(kernel, vma, pfn)
         return False
-    from memdesc.mm.faults.zap import drop_mapping
-
     entry, head = mm.tables.entry(vpn), kernel.head(pfn)
     flags = kernel.flags(head)
     if not flags & KPF.ANON:
-        from memdesc.mm.files.filemap import file_entry_gone
-
         file_entry_gone(kernel, vma, pfn, entry)
         marker = e.marker(e.Marker.UFFD_WP)
         mm.tables.set(vpn, marker if entry & e.UFFD_WP else e.NONE_ENTRY)

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from memdesc.mm.faults.uaccess import copy_from_user, copy_to_user
 from memdesc.mm.files.folio_writeback import wait_for_disk
-from memdesc.mm.files.inode import PAGE_BYTES, AddressSpace, OpenFile, can_odirect
+from memdesc.mm.files.inode import AddressSpace, OpenFile, can_odirect
 from memdesc.mm.files.page_cache import generic_write_checks, pread, pwrite, remove_folio
 from memdesc.mm.files.super import claim_blocks, want_write
 from memdesc.mm.files.truncate import unmap_mapping_pages
 from memdesc.mm.files.writeback import writeback_range
-from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.process import Errno, Process
 from memdesc.mm.references.gup import set_page_dirty
-from memdesc.mm.references.pins import direct_io_done, direct_io_pages
+from memdesc.mm.references.pins import direct_io_done, direct_io_pages, pins_on, references_on
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -61,11 +61,7 @@ class InFlight:
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
-        for pfn in self.pages:
-            if self.has_pins and pfn == kernel.zero_pfn:
-                continue
-            small_pin = self.has_pins and not kernel.order_of(pfn)
-            yield pfn, PIN_BIAS if small_pin else 1
+        return pins_on(kernel, self.pages) if self.has_pins else references_on(self.pages)
 
     def pinned(self) -> Sequence[int]:
         """Frames on which it has a pin each."""
@@ -95,7 +91,9 @@ def dio_read(
     """pread(2) with O_DIRECT of pages into memory: bytes. Raises Errno."""
     mapping = file.mapping
     if not _goes_to_device(kernel, mapping):
-        return PAGE_BYTES * copy_to_user(kernel, process, vpn, pread(kernel, file, first, count))
+        return PAGE_SIZE_BYTES * copy_to_user(
+            kernel, process, vpn, pread(kernel, file, first, count)
+        )
     count = min(count, max(0, mapping.pages_in_size - first))
     if not count:
         return 0
@@ -109,7 +107,7 @@ def dio_read(
     direct_io_done(kernel, pages, to_memory=True)
     if failed:
         raise Errno("EIO")
-    return PAGE_BYTES * len(pages)
+    return PAGE_SIZE_BYTES * len(pages)
 
 
 def dio_write(
@@ -136,9 +134,9 @@ def dio_write(
     for index, pfn in enumerate(pages, first):
         mapping.blocks[index] = int(kernel.f.content[pfn])
     direct_io_done(kernel, pages, to_memory=False)
-    mapping.size = max(mapping.size, PAGE_BYTES * (first + len(pages)))
+    mapping.size = max(mapping.size, PAGE_SIZE_BYTES * (first + len(pages)))
     _invalidate(kernel, mapping, first, first + len(pages))
-    return PAGE_BYTES * len(pages)
+    return PAGE_SIZE_BYTES * len(pages)
 
 
 # --- helpers -----------------------------------------------------------------------------

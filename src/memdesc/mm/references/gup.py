@@ -31,6 +31,7 @@ from memdesc.mm import entries as e
 from memdesc.mm.areas.pkeys import pkey_allows
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.faults.fault import handle_mm_fault
+from memdesc.mm.files.writeback import dirty_folio
 from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.process import Errno, Mm, OutOfMemory, Signal
 from memdesc.mm.reclaim.mark_accessed import mark_accessed
@@ -167,13 +168,11 @@ def must_unshare(kernel: Kernel, vma: Vma | None, flags: FOLL, pfn: int, entry: 
 
 def set_page_dirty(kernel: Kernel, pfn: int) -> None:
     """set_page_dirty_lock(): of the folio, by the file system that it belongs to."""
-    from memdesc.mm.files.writeback import dirty_folio
-
     if not kernel.flags(pfn) & KPF.DIRTY:
         dirty_folio(kernel, pfn)
 
 
-def start(kernel: Kernel, mm: Mm, flags: FOLL) -> None:
+def start(mm: Mm, flags: FOLL) -> None:
     """is_valid_gup_args(), and the mark on an address space that was ever pinned."""
     if bool(flags & FOLL.GET) and bool(flags & FOLL.PIN):
         raise Errno("EINVAL")
@@ -205,7 +204,7 @@ def get_pages_slow(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) ->
 
 
 def _slow(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[int]:
-    start(kernel, mm, flags)
+    start(mm, flags)
     if flags & FOLL.LONGTERM:
         from memdesc.mm.references.gup_longterm import longterm
 
@@ -279,7 +278,7 @@ def _page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, flags: FOLL) -> int:
     """One page, faulted in as often as it takes. Raises Errno."""
     while True:
         entry = mm.tables.entry(vpn)
-        pfn = _follow(kernel, vma, vpn, entry, flags)
+        pfn = _follow(kernel, vma, entry, flags)
         unshare = False
         if pfn is not None:
             if not _writable(entry) and must_unshare(kernel, vma, flags, pfn, entry):
@@ -295,7 +294,7 @@ def _page(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, flags: FOLL) -> int:
         _faultin(kernel, mm, vma, vpn, flags, unshare=unshare)
 
 
-def _follow(kernel: Kernel, vma: Vma, vpn: int, entry: int, flags: FOLL) -> int | None:
+def _follow(kernel: Kernel, vma: Vma, entry: int, flags: FOLL) -> int | None:
     """follow_page_pte(): the page that is mapped; None where a fault is wanted. Raises Errno."""
     if not e.is_present(entry):
         if flags & FOLL.DUMP and entry == e.NONE_ENTRY and vma.is_anonymous:

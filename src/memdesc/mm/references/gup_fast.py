@@ -25,7 +25,7 @@ __all__ = ["fast"]
 
 def fast(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[int]:
     """Pages of the process that runs; the slow path does what is left. Raises Errno."""
-    start(kernel, mm, flags)
+    start(mm, flags)
     pages: list[int] = []
     why = ""
     while len(pages) < count and not why:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from memdesc.kernels.allocator import MIGRATETYPES
 from memdesc.kernels.gfp import GFP
+from memdesc.mm.migrate import migrate_folio
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.references.gup import FOLL, get_pages_slow, unpin_user_pages
 from memdesc.model.compiled import array
@@ -60,8 +61,6 @@ def longterm(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> list[
 
 def _migrate(kernel: Kernel, heads: list[int]) -> None:
     """migrate_longterm_unpinnable_folios(): to frames that GFP_USER gives. Raises Errno."""
-    from memdesc.mm.migrate import migrate_folio
-
     with _requests(kernel, {kernel.type_at(head) for head in heads}, GFP.USER):
         failed = [head for head in heads if not migrate_folio(kernel, head)]
     if failed:

@@ -29,6 +29,7 @@ from memdesc.mm.areas.mmap import expand_stack
 from memdesc.mm.check import HOLDERS, INVARIANTS
 from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.process import Errno, Mm, Process, ptrace_may_access
+from memdesc.mm.references.device_mapping import physical_page
 from memdesc.mm.references.gup import (
     FOLL,
     get_user_pages,
@@ -39,6 +40,7 @@ from memdesc.mm.references.gup import (
     unpin_user_pages,
 )
 from memdesc.model.compiled import array
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -50,8 +52,10 @@ __all__ = [
     "account",
     "direct_io_pages",
     "hand_over",
+    "pins_on",
     "process_vm_readv",
     "process_vm_writev",
+    "references_on",
     "register_buffer",
 ]
 
@@ -73,6 +77,21 @@ class Held(Protocol):
         """Frames on which it has a pin each."""
 
 
+def pins_on(kernel: Kernel, pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(frame, references) of a pin on each: 1,024 of a small page, one of a large folio.
+
+    The zero page is not pinned (`mm/gup.c:try_grab_folio @6.12`).
+    """
+    for pfn in pages:
+        if pfn != kernel.zero_pfn:
+            yield pfn, 1 if kernel.order_of(pfn) else PIN_BIAS
+
+
+def references_on(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(frame, references) of an ordinary reference to each."""
+    return ((pfn, 1) for pfn in pages)
+
+
 @dataclass(slots=True, eq=False)
 class FixedBuffer:
     """A registered buffer of an io_uring: reads and writes go past every page table."""
@@ -88,7 +107,7 @@ class FixedBuffer:
         for pfn, content in zip(self.pages, contents, strict=True):
             kernel.f.content[pfn] = content
         kernel.say("io_uring: written to the pinned pages, whatever is mapped now")
-        return 4096 * len(self.pages)
+        return PAGE_SIZE_BYTES * len(self.pages)
 
     def read(self, kernel: Kernel) -> tuple[int, ...]:
         """IORING_OP_WRITE_FIXED: contents of the pinned pages."""
@@ -101,9 +120,7 @@ class FixedBuffer:
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
-        for pfn in self.held:
-            if pfn != kernel.zero_pfn:
-                yield pfn, 1 if kernel.order_of(pfn) else PIN_BIAS
+        return pins_on(kernel, self.held)
 
     def pinned(self) -> Sequence[int]:
         """Frames on which it has a pin each."""
@@ -183,7 +200,7 @@ def process_vm_writev(
     for pfn, content in zip(pages, contents, strict=False):
         kernel.f.content[pfn] = content
     unpin_user_pages(kernel, pages, dirty=True)
-    return 4096 * len(pages)
+    return PAGE_SIZE_BYTES * len(pages)
 
 
 def access_remote_vm(
@@ -259,8 +276,6 @@ def _pin_remote(kernel: Kernel, mm: Mm, vpn: int, count: int, flags: FOLL) -> li
 
 def _driver_page(kernel: Kernel, mm: Mm, vpn: int, *, write: bool) -> int | None:
     """`vm_ops->access` of an area that get_user_pages refuses: a frame that the driver reads."""
-    from memdesc.mm.references.device_mapping import physical_page
-
     vma = mm.vmas.find(vpn)
     return None if vma is None else physical_page(kernel, mm, vma, vpn, write=write)
 

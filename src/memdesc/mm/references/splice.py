@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.mm.process import Errno, Process
 from memdesc.mm.references.gup import get_user_pages_fast, put_pages
+from memdesc.mm.references.pins import references_on
+from memdesc.types import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -48,8 +50,7 @@ class Pipe:
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
-        for pfn in self.pages:
-            yield pfn, 1
+        return references_on(self.pages)
 
     def pinned(self) -> Sequence[int]:
         """Nothing: these are ordinary references."""
@@ -81,7 +82,7 @@ def splice_more(kernel: Kernel, process: Process, pipe: Pipe, vpn: int, count: i
     if len(pipe.pages) >= pipe.slots:
         kernel.say("wait_for_space: the pipe is full, EAGAIN")
         raise Errno("EAGAIN")
-    return 4096 * _fill(kernel, process, pipe, vpn, count, first=True)
+    return PAGE_SIZE_BYTES * _fill(kernel, process, pipe, vpn, count, first=True)
 
 
 # --- helpers -----------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memdesc.mm.frames import PIN_BIAS
 from memdesc.mm.process import Errno, Process
 from memdesc.mm.references.gup import FOLL, pin_user_pages, unpin_user_pages
+from memdesc.mm.references.pins import pins_on
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -37,8 +37,7 @@ class Umem:
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
-        for pfn in self.pages:
-            yield pfn, 1 if kernel.order_of(pfn) else PIN_BIAS
+        return pins_on(kernel, self.pages)
 
     def pinned(self) -> Sequence[int]:
         """Frames on which it has a pin each."""

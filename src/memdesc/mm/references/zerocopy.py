@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.mm.process import Errno, Process
 from memdesc.mm.references.gup import get_user_pages_fast, put_pages
-from memdesc.mm.references.pins import account
+from memdesc.mm.references.pins import account, references_on
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -45,8 +45,7 @@ class SentPages:
 
     def references(self, kernel: Kernel) -> Iterator[tuple[int, int]]:
         """(frame, references) of what it holds."""
-        for pfn in self.pages:
-            yield pfn, 1
+        return references_on(self.pages)
 
     def pinned(self) -> Sequence[int]:
         """Nothing: these are ordinary references."""

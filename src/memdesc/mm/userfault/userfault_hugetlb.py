@@ -12,7 +12,7 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.hugetlb.hugetlb import map_file_page
-from memdesc.mm.hugetlb.hugetlb_cow import map_anon
+from memdesc.mm.hugetlb.hugetlb_cow import map_new_anon
 from memdesc.mm.hugetlb.hugetlb_pool import HUGE, huge_index, put_hugetlb, take
 from memdesc.mm.hugetlb.hugetlbfs import add_to_cache
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
@@ -45,7 +45,7 @@ def fill_hugetlb(
     kernel.set_flags(head, KPF.UPTODATE)
     bits = _bits(vma, protect=protect)
     if not shared:
-        map_anon(kernel, mm, vma, vpn, head)
+        map_new_anon(kernel, mm, vma, vpn, head)
         mm.tables.pmds[vpn >> PMD_SHIFT].huge = e.present(head, bits)
         return
     if index * HUGE >= inode.pages_in_size:
@@ -70,7 +70,7 @@ def continue_hugetlb(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, protect: boo
     map_file_page(kernel, _empty(mm, vpn), head, bits)
 
 
-def poison_hugetlb(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, marker: int) -> None:
+def poison_hugetlb(kernel: Kernel, mm: Mm, vpn: int, marker: int) -> None:
     """UFFDIO_POISON of one huge page; not where another marker is. Raises Errno."""
     pmd = _empty(mm, vpn)
     if pmd.huge:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from memdesc.errors import MemdescError
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
-from memdesc.mm.areas.vma import VM, Vma
+from memdesc.mm.areas.vma import VM, VM_ACCESS, Vma
 from memdesc.mm.frames import TABLE_ENTRIES
 from memdesc.mm.huge.huge_memory import is_huge_zero, split_pmd
+from memdesc.mm.huge.large_folio import split_folio
 from memdesc.mm.page_tables import PMD_SHIFT, Pmd
 from memdesc.mm.process import Errno, Mm
 from memdesc.mm.rmap import anon_vma_prepare, move_anon_rmap
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["move_pages"]
 
-_ACCESS = VM.READ | VM.WRITE | VM.EXEC
 _NOT_MOVED = VM.PFNMAP | VM.IO | VM.HUGETLB | VM.MIXEDMAP
 _LOW = TABLE_ENTRIES - 1
 
@@ -75,7 +75,7 @@ def move_pages(
 def _validate(ctx: UserfaultfdCtx, source: Vma, target: Vma, end_from: int, end_to: int) -> None:
     """validate_move_areas(), and what move_pages() asks before."""
     fits = end_from <= source.vpn_end and end_to <= target.vpn_end
-    differ = (source.flags ^ target.flags) & (_ACCESS | VM.LOCKED)
+    differ = (source.flags ^ target.flags) & (VM_ACCESS | VM.LOCKED)
     both = source.flags | target.flags
     private = not both & (VM.SHARED | _NOT_MOVED)
     anonymous = source.is_anonymous and target.is_anonymous
@@ -101,7 +101,7 @@ def _move_at(
     if pmd is not None and pmd.huge:
         whole = not (at | to) & _LOW and left >= TABLE_ENTRIES and there is None
         if whole:
-            _move_huge(kernel, mm, source, target, at, to, pmd)
+            _move_huge(kernel, mm, target, at, to, pmd)
             return TABLE_ENTRIES
         pfn = e.pfn_of(pmd.huge)
         if not is_huge_zero(kernel, pmd.huge) and not kernel.exclusive(pfn):
@@ -153,8 +153,6 @@ def _move_entry(
 
 def _split(kernel: Kernel, pfn: int) -> None:
     """split_folio(), with the reference and the lock that the caller has."""
-    from memdesc.mm.huge.large_folio import split_folio
-
     kernel.get(pfn)
     why = split_folio(kernel, pfn, held=1)
     kernel.put(pfn)
@@ -187,9 +185,7 @@ def _move_swapped(kernel: Kernel, mm: Mm, target: Vma, at: int, to: int, entry: 
     kernel.say("move_swap_pte: the slot has another address now")
 
 
-def _move_huge(
-    kernel: Kernel, mm: Mm, source: Vma, target: Vma, at: int, to: int, pmd: Pmd
-) -> None:
+def _move_huge(kernel: Kernel, mm: Mm, target: Vma, at: int, to: int, pmd: Pmd) -> None:
     """move_pages_huge_pmd(): the entry and the table that is deposited with it. Raises Errno."""
     entry = pmd.huge
     zero = is_huge_zero(kernel, entry)

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from memdesc.kernels.kpageflags import KPF
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mlock_batch import mlock_vma_folio
 from memdesc.mm.areas.vma import VM, Vma
-from memdesc.mm.frames import BATCH_ADD
+from memdesc.mm.faults.new_folio import map_new_anon_page, new_anon_folio
+from memdesc.mm.files.page_cache import add_folio
+from memdesc.mm.files.shmem import shmem_get_page
 from memdesc.mm.frames import TABLE_ENTRIES as HUGE
 from memdesc.mm.process import Errno, Mm, OutOfMemory
 from memdesc.mm.rmap import anon_vma_prepare
+from memdesc.mm.userfault.userfault_hugetlb import continue_hugetlb, fill_hugetlb, poison_hugetlb
 
 if TYPE_CHECKING:
     from memdesc.mm.kernel import Kernel
@@ -36,8 +40,6 @@ def copy(
 
     def fill(vma: Vma, at: int) -> None:
         if vma.flags & VM.HUGETLB:
-            from memdesc.mm.userfault.userfault_hugetlb import fill_hugetlb
-
             first = at - vpn
             fill_hugetlb(kernel, mm, vma, at, contents[first : first + HUGE], protect=protect)
         elif vma.flags & VM.SHARED:
@@ -61,8 +63,6 @@ def continue_(
 
     def fill(vma: Vma, at: int) -> None:
         if vma.flags & VM.HUGETLB:
-            from memdesc.mm.userfault.userfault_hugetlb import continue_hugetlb
-
             continue_hugetlb(kernel, mm, vma, at, protect=protect)
         elif vma.file is None:
             raise Errno("EINVAL")
@@ -99,9 +99,7 @@ def poison(kernel: Kernel, mm: Mm, vpn_start: int, vpn_end: int) -> None:
 
     def fill(vma: Vma, at: int) -> None:
         if vma.flags & VM.HUGETLB:
-            from memdesc.mm.userfault.userfault_hugetlb import poison_hugetlb
-
-            poison_hugetlb(kernel, mm, vma, at, POISON_MARKER)
+            poison_hugetlb(kernel, mm, at, POISON_MARKER)
             return
         _check_size(vma, at)
         if mm.tables.entry(at) != e.NONE_ENTRY:
@@ -176,22 +174,15 @@ def _check_entry(entry: int) -> None:
 
 def _fill_anon(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, content: int, *, protect: bool) -> None:
     """mfill_atomic_pte_copy()."""
-    from memdesc.mm.faults.new_folio import marked_by_area, new_anon_folio
-
     _check_size(vma, vpn)
     _check_entry(mm.tables.entry(vpn))
     pfn = new_anon_folio(kernel, vma, vpn)
     kernel.f.content[pfn] = content
-    mm.tables.set(vpn, e.present(pfn, _filled_bits(vma, protect=protect)))
-    kernel.f.maps[pfn] = 1
-    kernel.batch(pfn, BATCH_ADD)
-    marked_by_area(kernel, vma, pfn)
+    map_new_anon_page(kernel, mm, vma, vpn, pfn, _filled_bits(vma, protect=protect))
 
 
 def _fill_shmem(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, content: int, *, protect: bool) -> None:
     """shmem_mfill_atomic_pte(): a new page of the file, mapped."""
-    from memdesc.mm.files.page_cache import add_folio
-
     assert vma.file is not None
     mapping, index = vma.file.mapping, vma.index_of(vpn)
     if kernel.rules.uffd_allocates_first and index >= mapping.pages_in_size:
@@ -208,8 +199,6 @@ def _fill_shmem(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, content: int, *, pro
 
 def _continue_shmem(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, *, protect: bool) -> None:
     """mfill_atomic_pte_continue(): shmem_get_folio() with SGP_NOALLOC."""
-    from memdesc.mm.files.shmem import shmem_get_page
-
     assert vma.file is not None
     mapping, index = vma.file.mapping, vma.index_of(vpn)
     if index >= mapping.pages_in_size:
@@ -233,8 +222,6 @@ def _map_cached(kernel: Kernel, mm: Mm, vma: Vma, vpn: int, pfn: int, *, protect
     kernel.f.maps[pfn] += 1
     kernel.get(pfn)
     if vma.flags & VM.LOCKED:
-        from memdesc.mm.areas.mlock import mlock_vma_folio
-
         mlock_vma_folio(kernel, vma, pfn)
 
 

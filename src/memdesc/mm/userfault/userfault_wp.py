@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdesc.mm import entries as e
+from memdesc.mm.areas.mprotect import can_change_pte_writable
 from memdesc.mm.areas.vma import VM, Vma
 from memdesc.mm.frames import TABLE_ENTRIES
+from memdesc.mm.huge.huge_memory import is_huge_zero, split_pmd
 from memdesc.mm.process import Errno, Mm
 
 if TYPE_CHECKING:
@@ -98,8 +100,6 @@ def _protected(entry: int) -> int:
 
 def _resolved(kernel: Kernel, vma: Vma, entry: int) -> int:
     """Without protection; writable at once where that tells nobody less."""
-    from memdesc.mm.areas.mprotect import can_change_pte_writable
-
     if not e.is_present(entry):
         if e.swap_type(entry) is e.SwapType.MARKER:
             return e.NONE_ENTRY if entry & ~e.SOFT_DIRTY_SWAP == WP_MARKER else entry
@@ -121,8 +121,6 @@ def _change_huge(
     kernel: Kernel, mm: Mm, vma: Vma, pmd: Pmd, low: int, high: int, *, protect: bool
 ) -> bool:
     """change_huge_pmd() of all of it; False after it was split, as only a part is meant."""
-    from memdesc.mm.huge.huge_memory import is_huge_zero, split_pmd
-
     if high - low != 1 << 9:
         split_pmd(kernel, mm, vma, low)
         return False

@@ -72,7 +72,7 @@ def register(kernel: Kernel, mm: Mm, ctx: UserfaultfdCtx, vpn_start: int, vpn_en
         raise Errno("EINVAL")
     _check_start(mm, vpn_start)
     for vma in areas:
-        if not _can_userfault(kernel, vma, wanted, wp_async=ctx.wp_async):
+        if not _can_userfault(vma, wanted, wp_async=ctx.wp_async):
             raise Errno("EINVAL")
         if not vma.flags & VM.MAYWRITE:
             raise Errno("EPERM")
@@ -97,7 +97,7 @@ def unregister(kernel: Kernel, mm: Mm, ctx: UserfaultfdCtx, vpn_start: int, vpn_
         raise Errno("EINVAL")
     _check_start(mm, vpn_start)
     for vma in areas:
-        if not _can_userfault(kernel, vma, vma.flags & VM_UFFD, wp_async=ctx.wp_async):
+        if not _can_userfault(vma, vma.flags & VM_UFFD, wp_async=ctx.wp_async):
             raise Errno("EINVAL")
     for vma in areas:
         if vma.uffd is None:
@@ -112,7 +112,7 @@ def unregister(kernel: Kernel, mm: Mm, ctx: UserfaultfdCtx, vpn_start: int, vpn_
 # --- faults ----------------------------------------------------------------------------------
 
 
-def handle_userfault(kernel: Kernel, vma: Vma, why: str) -> NoReturn:
+def handle_userfault(kernel: Kernel, why: str) -> NoReturn:
     """A fault that is the descriptor's. Raises Signal (UFFD_FEATURE_SIGBUS)."""
     kernel.say(f"handle_userfault: {why}, SIGBUS as the descriptor asked for it")
     raise Signal("SIGBUS", "ADRERR")
@@ -122,7 +122,7 @@ def wp_fault(kernel: Kernel, vma: Vma) -> None:
     """A write to a protected entry: returns where its protection ends by itself. Raises Signal."""
     assert vma.uffd is not None
     if not vma.uffd.wp_async:
-        handle_userfault(kernel, vma, "write-protected")
+        handle_userfault(kernel, "write-protected")
     kernel.say("userfaultfd_wp_async: the protection ends with the first write")
 
 
@@ -131,9 +131,9 @@ def shmem_fault(kernel: Kernel, vma: Vma, mapping: AddressSpace, index: int) -> 
     there ("missing"), are the descriptor's. Raises Signal."""
     there = index in mapping.pages or index in mapping.swapped
     if there and vma.flags & VM.UFFD_MINOR:
-        handle_userfault(kernel, vma, "in the page cache, and not mapped")
+        handle_userfault(kernel, "in the page cache, and not mapped")
     if not there and vma.flags & VM.UFFD_MISSING:
-        handle_userfault(kernel, vma, "a hole in the file")
+        handle_userfault(kernel, "a hole in the file")
 
 
 # --- mremap ----------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _check_start(mm: Mm, vpn: int) -> None:
         raise Errno("EINVAL")
 
 
-def _can_userfault(kernel: Kernel, vma: Vma, wanted: VM, *, wp_async: bool) -> bool:
+def _can_userfault(vma: Vma, wanted: VM, *, wp_async: bool) -> bool:
     """vma_can_userfault()."""
     if vma.flags & VM.DROPPABLE:
         return False

@@ -10,11 +10,12 @@ from memdesc.mm.areas.accounting import set_limit
 from memdesc.mm.files import inode as files
 from memdesc.mm.files import namei, page_cache, readahead, truncate
 from memdesc.mm.files.ext4 import ext4_journal_data
-from memdesc.mm.files.inode import PAGE_BYTES, OpenFile
+from memdesc.mm.files.inode import OpenFile
 from memdesc.mm.files.memfd import Seal, add_seals, get_seals, seals_of_new
 from memdesc.mm.process import Errno, Process
 from memdesc.scenarios.model_run import ModelRunner, verb
 from memdesc.scenarios.outcome import Value
+from memdesc.types import PAGE_SIZE_BYTES
 
 __all__ = ["extent_of", "file_of"]
 
@@ -46,7 +47,7 @@ def _memfd(run: ModelRunner, process: Process, args: Args) -> Value:
         fs = files.HUGETLBFS if args["hugetlb"] else files.SHMEM
         file = files.memfd_create(run.kernel, process, name, fs=fs, seals=seals)
     if args["pages"]:
-        truncate.ftruncate(run.kernel, file, args["pages"] * PAGE_BYTES)
+        truncate.ftruncate(run.kernel, file, args["pages"] * PAGE_SIZE_BYTES)
     return None
 
 
@@ -119,12 +120,12 @@ def _limit(run: ModelRunner, process: Process, args: Args) -> Value:
 @verb("truncate")
 def _truncate(run: ModelRunner, process: Process, args: Args) -> Value:
     rest = args["bytes"] or 0
-    if rest % PAGE_BYTES in range(1, 8):
+    if rest % PAGE_SIZE_BYTES in range(1, 8):
         raise MemdescError(
             "the model knows no end of a file in the first word of a page",
             hint="a page's content is named by its first 8 bytes: give 8 bytes or more",
         )
-    size = args["pages"] * PAGE_BYTES + rest
+    size = args["pages"] * PAGE_SIZE_BYTES + rest
     _newsize_ok(process, args, size)
     truncate.ftruncate(run.kernel, file_of(process, args["file"]), size)
     return None
@@ -134,7 +135,7 @@ def _truncate(run: ModelRunner, process: Process, args: Args) -> Value:
 def _fallocate(run: ModelRunner, process: Process, args: Args) -> Value:
     file, first, pages = extent_of(process, args["file"])
     if args["mode"] == "grow" or (args["mode"] == "keep_size" and file.mapping.is_shmem):
-        _newsize_ok(process, args, (first + pages) * PAGE_BYTES)
+        _newsize_ok(process, args, (first + pages) * PAGE_SIZE_BYTES)
     truncate.fallocate(run.kernel, file, first, pages, args["mode"])
     return None
 
@@ -201,5 +202,5 @@ def _newsize_ok(process: Process, args: Args, size: int) -> None:
     where = args["file"]
     file = file_of(process, where if isinstance(where, str) else where["file"])
     limit = process.fsize_limit
-    if limit is not None and size > max(file.mapping.size, limit * PAGE_BYTES):
+    if limit is not None and size > max(file.mapping.size, limit * PAGE_SIZE_BYTES):
         raise Errno("EFBIG")
