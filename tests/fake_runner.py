@@ -16,7 +16,7 @@ from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.places import PAGE
 from memdesc.scenarios.scenario import Plan
-from memdesc.scenarios.steps import Step
+from memdesc.scenarios.step import Step
 
 ANON = KPF.UPTODATE | KPF.LRU | KPF.MMAP | KPF.ANON | KPF.SWAPBACKED
 

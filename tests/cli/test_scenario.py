@@ -21,7 +21,7 @@ from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.results import Results, ScenarioResult
 from memdesc.scenarios.scenario import Plan, Scenario
 from memdesc.scenarios.skipped import SkippedError
-from memdesc.scenarios.steps import Step
+from memdesc.scenarios.step import Step
 from memdesc.scenarios.where import Where
 
 GOOD = """# A child shares its parent's pages

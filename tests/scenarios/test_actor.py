@@ -17,8 +17,9 @@ from memdesc.kernels.kpageflags import KPF
 from memdesc.kernels.pagemap import PM
 from memdesc.scenarios.actor import calls, controller, frames, knobs, look, memory, verbs
 from memdesc.scenarios.actor.access import PAGE, Access, Fault
+from memdesc.scenarios.knobs import KNOBS
 from memdesc.scenarios.places import FIRST_SLOT
-from memdesc.scenarios.steps import ADVICE, KNOBS, VERBS
+from memdesc.scenarios.verbs import ADVICE, VERBS
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux",

@@ -12,8 +12,8 @@ from memdesc.scenarios.knobs import KNOBS
 from memdesc.scenarios.language import Kind, Parameter, Verb
 from memdesc.scenarios.reader import read_file, read_text
 from memdesc.scenarios.rows import parse_row
-from memdesc.scenarios.steps import TOPICS, VERBS
 from memdesc.scenarios.usage import usage
+from memdesc.scenarios.verbs import TOPICS, VERBS
 from memdesc.written import with_generated
 
 PAGE = Path(__file__).parents[2] / "docs/scenarios.md"

@@ -15,7 +15,7 @@ from memdesc.scenarios.expectation import Subject
 from memdesc.scenarios.places import FIRST_SLOT, PAGE, word_of_tag
 from memdesc.scenarios.reader import plan_for, read_file, read_text
 from memdesc.scenarios.scenario import Plan, ScenarioError
-from memdesc.scenarios.steps import VERBS
+from memdesc.scenarios.verbs import VERBS
 
 PATH = Path("topic/file.md")
 
@@ -236,6 +236,7 @@ def test_rows() -> None:
             "262144",
         ),
         ("process p\np: map b 4\np: splice s b times 4097", "6: splice: TIMES is too large", ""),
+        ("process p\np: map b 4\np: splice s b times 0", "6: splice: TIMES is too small: 0", "1"),
         (
             "process p\np: map b 17\np: splice s b times 4096",
             "6: 69632 references are more than",

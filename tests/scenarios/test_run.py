@@ -16,7 +16,7 @@ from memdesc.scenarios.record import record_text
 from memdesc.scenarios.run import Run, run_scenario
 from memdesc.scenarios.scenario import Scenario, ScenarioError
 from memdesc.scenarios.skipped import SkippedError
-from memdesc.scenarios.steps import Step
+from memdesc.scenarios.step import Step
 
 PATH = Path("topic/file.md")
 FORKED = "process p\np: map buf 4\np: write buf[0:2] A\np: fork c\nc: write buf[0] B"

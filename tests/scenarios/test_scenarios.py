@@ -21,7 +21,7 @@ from memdesc.scenarios.model_run import ModelRunner
 from memdesc.scenarios.reader import SERIES, plan_for, read_file
 from memdesc.scenarios.results import Results
 from memdesc.scenarios.run import run_scenario
-from memdesc.scenarios.steps import VERBS
+from memdesc.scenarios.verbs import VERBS
 from memdesc.written import with_generated
 
 ROOT = Path(__file__).parents[2]

@@ -212,6 +212,11 @@ class Arguments:
                 f"{self._verb.name}: {_called(parameter)} is too large: {number}",
                 hint=f"scenarios are small: it may be {most}",
             )
+        if number < parameter.least:
+            raise FormatError(
+                f"{self._verb.name}: {_called(parameter)} is too small: {number}",
+                hint=f"it is at least {parameter.least}",
+            )
         return number
 
     def _word(self, parameter: Parameter) -> str:

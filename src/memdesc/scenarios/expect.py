@@ -15,7 +15,8 @@ from memdesc.scenarios.language import Result
 from memdesc.scenarios.observation import Area, Observation, PageState
 from memdesc.scenarios.outcome import ANYTHING, CODES, Outcome
 from memdesc.scenarios.places import PAGE, Placement
-from memdesc.scenarios.steps import VERBS, Step
+from memdesc.scenarios.step import Step
+from memdesc.scenarios.verbs import VERBS
 
 __all__ = [
     "Problem", "cells_of", "check_outcome", "check_rows", "names_of_frames", "outcome_words",

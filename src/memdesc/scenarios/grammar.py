@@ -15,8 +15,8 @@ from memdesc.scenarios.expectation import Subject
 from memdesc.scenarios.knobs import KNOBS
 from memdesc.scenarios.language import Kind, Option, Parameter, Result, Verb
 from memdesc.scenarios.observation import ASKED_SMAPS_FIELDS, LETTERS, SMAPS_FIELDS, VOLATILE
-from memdesc.scenarios.steps import TOPICS
 from memdesc.scenarios.usage import option_usage, usage
+from memdesc.scenarios.verbs import TOPICS
 from memdesc.written import renew_page, table
 
 __all__ = ["PROGRAM", "grammar", "main"]

@@ -34,7 +34,7 @@ from memdesc.scenarios.outcome import Outcome
 from memdesc.scenarios.places import FIRST_SLOT
 from memdesc.scenarios.scenario import Plan
 from memdesc.scenarios.skipped import SkippedError
-from memdesc.scenarios.steps import Step
+from memdesc.scenarios.step import Step
 from memdesc.vm.guest import Guest, GuestEndedError, GuestTimeoutError
 from memdesc.vm.initramfs import module_files
 from memdesc.vm.kernels import fetch

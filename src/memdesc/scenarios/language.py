@@ -83,6 +83,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     """Of a WORD."""
     default: Any = REQUIRED
+    least: int = 0
     most: int = MOST_PAGES
     """Of a COUNT: more is a slip of the finger, or would take forever."""
     of: str = ""

@@ -22,13 +22,13 @@ from memdesc.mm.seen import kpagecount, kpageflags, pagemap_entry, shows_huge, s
 from memdesc.scenarios.observation import RawPage, RawVma, Seen
 from memdesc.scenarios.outcome import Outcome, Value
 from memdesc.scenarios.skipped import SkippedError
+from memdesc.types import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from memdesc.scenarios.steps import Step
+    from memdesc.scenarios.step import Step
 
 __all__ = ["ModelRunner", "verb"]
 
-PAGE_SHIFT = 12
 
 VerbFunction = Callable[["ModelRunner", Any, Mapping[str, Any]], Value]
 

@@ -23,7 +23,8 @@ from memdesc.scenarios.resolve import Resolver
 from memdesc.scenarios.rows import parse_row
 from memdesc.scenarios.scenario import Line, Plan, Scenario, ScenarioError
 from memdesc.scenarios.source import read_source
-from memdesc.scenarios.steps import VERBS, Step
+from memdesc.scenarios.step import Step
+from memdesc.scenarios.verbs import VERBS
 
 __all__ = ["SERIES", "VERSION_LINE", "plan_for", "read_file", "read_text"]
 

@@ -25,7 +25,7 @@ from memdesc.scenarios.places import PAGE, Placement
 from memdesc.scenarios.reader import VERSION_LINE, read_text
 from memdesc.scenarios.run import Run, StepRecord
 from memdesc.scenarios.scenario import Scenario, ScenarioError
-from memdesc.scenarios.steps import VERBS
+from memdesc.scenarios.verbs import VERBS
 from memdesc.scenarios.words import nearest
 
 __all__ = ["RunOn", "record_text"]

@@ -14,13 +14,14 @@ from typing import Any, Final
 from memdesc.errors import FormatError
 from memdesc.scenarios.arguments import Arguments
 from memdesc.scenarios.arrow import check_count, read_expected, succeeds
+from memdesc.scenarios.knobs import KNOBS
 from memdesc.scenarios.language import Result, Verb
 from memdesc.scenarios.names import Effects, Names
 from memdesc.scenarios.outcome import ANYTHING
 from memdesc.scenarios.places import ZERO_TAG, Placement, Places, is_tag, word_of_tag
-from memdesc.scenarios.reference_steps import ENDS_REFERENCES
-from memdesc.scenarios.steps import KNOBS, VERBS, Step
+from memdesc.scenarios.step import Step
 from memdesc.scenarios.usage import usage
+from memdesc.scenarios.verbs import ENDS_REFERENCES, VERBS
 from memdesc.scenarios.words import did_you_mean, is_name
 
 __all__ = ["Resolver"]

@@ -17,7 +17,7 @@ from memdesc.scenarios.outcome import ANYTHING, CODES, Outcome, is_errno
 from memdesc.scenarios.reader import plan_for
 from memdesc.scenarios.scenario import Plan, Scenario, ScenarioError
 from memdesc.scenarios.skipped import SkippedError
-from memdesc.scenarios.steps import Step
+from memdesc.scenarios.step import Step
 
 __all__ = ["Outcome", "Run", "Runner", "StepRecord", "run_scenario"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from memdesc.errors import FormatError
 from memdesc.kernels.conditions import Condition
 from memdesc.scenarios.expectation import Check
-from memdesc.scenarios.steps import Step
+from memdesc.scenarios.step import Step
 
 __all__ = ["Line", "Plan", "Scenario", "ScenarioError"]
 

@@ -1,6 +1,6 @@
 """How a verb is written, from its row of the table: for errors, help and documentation.
 
->>> from memdesc.scenarios.steps import VERBS
+>>> from memdesc.scenarios.verbs import VERBS
 >>> usage(VERBS["advise"])
 'p: advise RANGE ADVICE'
 """

@@ -1,27 +1,25 @@
-"""Rows of the table of verbs: System V shared memory.
-
-Part of `memdesc.scenarios.steps`.
-"""
+"""System V shared memory."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from memdesc.scenarios.language import Kind, Parameter, Result, Verb, flag, value
+from memdesc.scenarios.language import Kind, Parameter, Result, flag, value
+from memdesc.scenarios.verbs.parts import row
 
 __all__ = ["SHARED_MEMORY"]
 
 _SEGMENT: Final = Parameter("segment", Kind.SEGMENT)
 
 SHARED_MEMORY: Final = (
-    Verb(
+    row(
         "shm",
         (Parameter("segment", Kind.NEW_SEGMENT), Parameter("pages", Kind.COUNT)),
         "a segment of System V shared memory, which every process may attach",
         "shmget(2) with IPC_PRIVATE",
         by_process=False,
     ),
-    Verb(
+    row(
         "shm_control",
         (
             _SEGMENT,
@@ -36,7 +34,7 @@ SHARED_MEMORY: Final = (
         "shmctl(2) with SHM_LOCK, SHM_UNLOCK, IPC_RMID",
         by_process=False,
     ),
-    Verb(
+    row(
         "shm_attached",
         (_SEGMENT,),
         "how many areas there are of a segment",
@@ -44,17 +42,15 @@ SHARED_MEMORY: Final = (
         result=Result.NUMBER,
         by_process=False,
     ),
-    Verb(
+    row(
         "attach",
         (Parameter("range", Kind.NEW), _SEGMENT),
         "map a segment, all of it",
         "shmat(2)",
-        (
-            flag("readonly", "SHM_RDONLY"),
-            value("at", "exactly there, and not in a slot", Parameter("at", Kind.PLACE)),
-        ),
+        flag("readonly", "SHM_RDONLY"),
+        value("at", "exactly there, and not in a slot", Parameter("at", Kind.PLACE)),
     ),
-    Verb(
+    row(
         "detach",
         (Parameter("range", Kind.RANGE),),
         "end one `attach`, all areas of it, by where it began",
