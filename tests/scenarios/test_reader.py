@@ -187,6 +187,11 @@ def test_rows() -> None:
             "pin NAME RANGE",
         ),
         (
+            "process p\nprocess q\np: map b 1\np: send v b\np: hand v q",
+            "8: v was taken by `send`, not by `splice` or `pin`",
+            "splice NAME RANGE",
+        ),
+        (
             "process p\np: map b 1\np: pin v b\np: fork q\nq: pin_read v",
             "8: q holds no references 'v'",
             "pin NAME RANGE",
@@ -256,14 +261,9 @@ def test_rows() -> None:
             "`p: dma_taken d`",
         ),
         (
-            "process p\np: map b 1\np: dma d b A\nprocess q\np: hand d q\nq: read b -> ENOMEM",
+            "process p\np: map b 1\np: pin d b\nprocess q\np: hand d q\nq: read b -> ENOMEM",
             "9: q has no mapping 'b'",
             "",
-        ),
-        (
-            "process p\nprocess q\np: map b 1\np: dma d b A\np: hand d q",
-            "7: the device of `dma d` never goes on",
-            "`q: release d`",
         ),
         ("# version 5.10\nprocess p", "4: no kernel that scenarios know is meant: '5.10'", "6.19"),
         ("# version > 7.2\nprocess p", "4: no kernel that scenarios know is meant", "7.0 to 7.2"),
@@ -377,8 +377,8 @@ def test_a_file_is_opened_again_under_a_name_that_was_closed() -> None:
 
 
 def test_what_a_device_reads_or_writes_comes_to_an_end() -> None:
-    begun = "process p\nprocess q\np: map b 1\np: dma d b A\np: dma_from e b\n"
-    assert len(plan(begun + "p: hand d q\nq: release d\np: dma_taken e -> 0").steps) == 8
+    begun = "process p\np: map b 1\np: dma d b A\np: dma_from e b\n"
+    assert len(plan(begun + "p: release d\np: dma_taken e -> 0").steps) == 6
     assert len(plan("process p\np: map b 1\np: dma d b A -> EFAULT").steps) == 3
 
 

@@ -312,16 +312,16 @@ class Arguments:
 
     def _pin(self, parameter: Parameter) -> str:
         name, pins = self._next(), self._mine().pins
-        taker = f"`p: {parameter.of or 'pin'} NAME RANGE` takes some"
+        makers = parameter.of.split()
+        taker = f"`p: {makers[0] if makers else 'pin'} NAME RANGE` takes some"
         if name not in pins:
             raise FormatError(
                 f"{self._process} holds no references {name[:40]!r}",
                 hint=did_you_mean(name, pins) or taker,
             )
-        if parameter.of and pins[name][0] != parameter.of:
-            raise FormatError(
-                f"{name} was taken by `{pins[name][0]}`, not by `{parameter.of}`", hint=taker
-            )
+        if makers and pins[name][0] not in makers:
+            wanted = " or ".join(f"`{maker}`" for maker in makers)
+            raise FormatError(f"{name} was taken by `{pins[name][0]}`, not by {wanted}", hint=taker)
         return name
 
     def _new_frames(self, _: Parameter) -> str:

@@ -88,7 +88,7 @@ class Parameter:
     """Of a COUNT: more is a slip of the finger, or would take forever."""
     of: str = ""
     """Of a RANGE: the parameter that names whose pages these are; "" for who does the step.
-    Of a PIN: the verb that takes such references; "" for any."""
+    Of a PIN: the verbs that take such references, as words; "" for any."""
 
     @property
     def is_optional(self) -> bool:

@@ -177,11 +177,8 @@ class Resolver:
             return
         if verb.name in _OWED:
             self._owed[process, pin] = verb.name, line
-        owed = self._owed.get((process, pin))
-        if owed is not None and verb.name in (*ENDS_REFERENCES, "hand"):
-            del self._owed[process, pin]
-            if verb.name == "hand":
-                self._owed[args["other"], pin] = owed
+        elif verb.name in ENDS_REFERENCES:
+            self._owed.pop((process, pin), None)
 
     def _check_not_remembered(self, name: str) -> None:
         if name in self.remembered:

@@ -13,9 +13,9 @@ _PIN: Final = Parameter("pin", Kind.PIN)
 _NEW_PIN: Final = Parameter("pin", Kind.NEW_PIN)
 
 
-def _held(maker: str) -> Parameter:
-    """References that a verb has taken."""
-    return Parameter("pin", Kind.PIN, of=maker)
+def _held(makers: str) -> Parameter:
+    """References that some verb has taken."""
+    return Parameter("pin", Kind.PIN, of=makers)
 
 
 ENDS_REFERENCES: Final = ("release", "pipe_read", "dma_taken", "receive")
@@ -121,7 +121,7 @@ REFERENCES: Final = (
     row("release", (_PIN,), "give the references back", "close(2)"),
     row(
         "hand",
-        (_PIN, Parameter("other", Kind.PROCESS, "who holds them from now on")),
+        (_held("splice pin"), Parameter("other", Kind.PROCESS, "who holds them from now on")),
         "hand a pipe or a ring to another process, with the references that it holds",
         "pidfd_getfd(2) by the other, close(2)",
     ),
