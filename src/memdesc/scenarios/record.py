@@ -158,7 +158,7 @@ def _counter(check: Check, name: str, record: StepRecord, run: Run) -> int:
         path=str(run.scenario.path),
         line=check.line,
         hint=nearest(name, record.counted)
-        or "where only some kernels have it: `# version >= 6.12`",
+        or "where only some kernels have it, a line `# version` goes before it",
     )
 
 
