@@ -75,14 +75,14 @@ HOLDERS.append(holders)
 def _memory_failure(kernel: Kernel, pfn: int) -> bool:
     """memory_failure() with MF_COUNT_INCREASED: whether the caller is killed. Raises Errno."""
     behaviour = failure_behaviour(kernel.release)
+    if kernel.flags(pfn) & KPF.HUGE:
+        return memory_failure_hugetlb(kernel, pfn)
     kernel.num_poisoned_pages += 1
-    kernel.f.flags[kernel.head(pfn) if kernel.flags(pfn) & KPF.HUGE else pfn] |= int(KPF.HWPOISON)
+    kernel.f.flags[pfn] |= int(KPF.HWPOISON)
     if kernel.flags(pfn) & KPF.ZERO_PAGE:
         kernel.put(pfn)
         kernel.say("memory_failure: the zero page belongs to everybody: Ignored")
         raise Errno("EBUSY")
-    if kernel.flags(pfn) & KPF.HUGE:
-        return memory_failure_hugetlb(kernel, pfn)
     kernel.poisoned.add(pfn)
     if kernel.order_of(pfn) and not _split(kernel, pfn):
         raise Errno("EHWPOISON" if behaviour.unsplit_is_failed else "EBUSY")

@@ -58,6 +58,13 @@ class HugeRules(ReleaseRules):
         return self.version >= (6, 15)
 
     @rule
+    def split_pieces_last_first(self) -> bool:
+        """Reclaim that split a folio goes on with its last piece: each is added to the tail of the
+        list that it takes from (`mm/huge_memory.c:__split_unmapped_folio`), since 6.15; before,
+        they are added from the last to the second (`__split_huge_page @6.12`)."""
+        return self.version >= (6, 15)
+
+    @rule
     def split_drops_zero_pages(self) -> bool:
         """A page of zeroes becomes the shared zero page when its folio is split, and folios of
         which little is used are split under pressure: `mm/migrate.c:try_to_map_unused_to_zeropage`,

@@ -36,6 +36,8 @@ def memory_failure_hugetlb(kernel: Kernel, pfn: int) -> bool:
     """
     head = kernel.head(pfn)
     failed = kernel.hugetlb.raw_errors.setdefault(head, set())
+    kernel.num_poisoned_pages += pfn not in failed
+    kernel.f.flags[head] |= int(KPF.HWPOISON)
     if failed:
         failed.add(pfn)
         kernel.put(head)
@@ -86,6 +88,7 @@ def soft_offline_hugetlb(kernel: Kernel, pfn: int) -> None:
     else:
         if not _free_and_dissolve(kernel, pfn):
             raise Errno("EBUSY")
+    kernel.num_poisoned_pages += 1
     kernel.say("soft_offline_in_use_page: moved, and the old huge page is dissolved")
 
 

@@ -80,9 +80,10 @@ def madvise_pageout(kernel: Kernel, mm: Mm, vma: Vma, vpn_start: int, vpn_end: i
 def reclaim_folio(kernel: Kernel, head: int, *, ignore_references: bool = True) -> Fate:
     """shrink_folio_list() for one folio, of which the caller holds a reference (isolation).
 
-    The reference is dropped.
+    The reference is dropped. Pieces that had to be split off follow when it is done with.
     """
-    fate = _shrink_folio(kernel, head, ignore_references=ignore_references)
+    pieces: list[int] = []
+    fate = _shrink_folio(kernel, head, pieces, ignore_references=ignore_references)
     if fate is Fate.ACTIVATED:
         flags = kernel.flags(head)
         half_full = kernel.swap is not None and kernel.swap.is_half_full
@@ -93,6 +94,8 @@ def reclaim_folio(kernel: Kernel, head: int, *, ignore_references: bool = True) 
     if fate is not Fate.FREED:
         kernel.relist(head)  # It goes to the head of its list.
     kernel.put(head)
+    for piece in reversed(pieces) if kernel.rules.split_pieces_last_first else pieces:
+        reclaim_folio(kernel, piece)
     return fate
 
 
@@ -150,7 +153,8 @@ def _reclaim_pages(kernel: Kernel, isolated: list[int]) -> None:
             kernel.batch(head, BATCH_ADD)
 
 
-def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate:
+def _shrink_folio(kernel: Kernel, head: int, pieces: list[int], *, ignore_references: bool) -> Fate:
+    """What becomes of a folio; of pieces that are split off, a reference each is in `pieces`."""
     flags = kernel.flags(head)
     if flags & (KPF.UNEVICTABLE | KPF.MLOCKED):
         return Fate.ACTIVATED
@@ -172,21 +176,21 @@ def _shrink_folio(kernel: Kernel, head: int, *, ignore_references: bool) -> Fate
         if kernel.may_be_pinned(head):
             kernel.say("shrink_folio_list: may be pinned, kept")
             return Fate.KEPT
-        if not _to_swap_cache(kernel, head):
+        if not _to_swap_cache(kernel, head, pieces):
             kernel.say("shrink_folio_list: no room in swap, or not to be split: activated")
             return Fate.ACTIVATED
     splits = kernel.order_of(head) and is_shmem(flags) and not kernel.rules.shmem_swaps_whole
-    if splits and not split_shmem(kernel, head):
+    if splits and not split_shmem(kernel, head, pieces):
         return Fate.KEPT
     try_to_unmap(kernel, head)
     if kernel.mapcount(head) or kernel.may_be_pinned(head):
         return Fate.ACTIVATED
-    fate = _pageout(kernel, head, clean_only=clean_only)
+    fate = _pageout(kernel, head, pieces, clean_only=clean_only)
     return fate if fate is not None else _remove_mapping(kernel, head)
 
 
-def _to_swap_cache(kernel: Kernel, head: int) -> bool:
-    """Slots for a folio: a large one as a whole, or in pieces, which are reclaimed here."""
+def _to_swap_cache(kernel: Kernel, head: int, pieces: list[int]) -> bool:
+    """Slots for a folio: for all of a large one, or for its first page alone."""
     order = kernel.order_of(head)
     if not order:
         return add_to_swap(kernel, head)
@@ -208,11 +212,11 @@ def _to_swap_cache(kernel: Kernel, head: int) -> bool:
     for piece in pages[1:]:
         if kernel.f.maps[piece]:
             kernel.get(piece)
-            reclaim_folio(kernel, piece)
+            pieces.append(piece)
     return add_to_swap(kernel, head)
 
 
-def _pageout(kernel: Kernel, head: int, *, clean_only: bool) -> Fate | None:
+def _pageout(kernel: Kernel, head: int, pieces: list[int], *, clean_only: bool) -> Fate | None:
     """Write a dirty folio; None where it is clean afterwards."""
     flags = kernel.flags(head)
     if not flags & KPF.DIRTY:
@@ -229,7 +233,7 @@ def _pageout(kernel: Kernel, head: int, *, clean_only: bool) -> Fate | None:
         return Fate.KEPT
     if flags & KPF.SWAPCACHE:
         swap_writepage(kernel, head)
-    elif not pageout_shmem(kernel, head):
+    elif not pageout_shmem(kernel, head, pieces):
         return Fate.ACTIVATED
     if kernel.flags(head) & (KPF.WRITEBACK | KPF.DIRTY):
         kernel.say("shrink_folio_list: not written yet, or not at all: stays in the swap cache")
