@@ -79,10 +79,15 @@ EXAMPLE = {
 
 def example(verb: Verb, one: Parameter) -> str:
     if one.kind is Kind.PIN:
-        return f"held_by_{one.of or 'pin'}"
+        return f"held_by_{maker(one)}"
     if verb.name == "knob" and one.kind is Kind.TEXT:
         return "always"  # what the first of all settings takes
     return EXAMPLE.get(one.kind) or one.choices[0]
+
+
+def maker(one: Parameter) -> str:
+    """A verb that takes such references."""
+    return one.of.split()[0] if one.of else "pin"
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
@@ -104,7 +109,7 @@ def test_every_row_can_be_written_and_read(verb: Verb) -> None:
     names = {one.name for one in verb.parameters}
     names |= {option.name for option in verb.options if not option.values}
     names |= {one.name for option in verb.options for one in option.values}
-    pins = [one.of or "pin" for one in verb.parameters if one.kind is Kind.PIN]
+    pins = [maker(one) for one in verb.parameters if one.kind is Kind.PIN]
     held = "".join(f"p: {by} held_by_{by} buf\n" for by in pins)
     end = {"dma": "p: release more", "dma_from": "p: dma_taken more"}.get(verb.name, "")
     for line in lines:

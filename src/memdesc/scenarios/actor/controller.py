@@ -271,7 +271,8 @@ def play(request: dict[str, Any]) -> dict[str, Any]:
             where: request[where] for where in ("ext4", "xfs", "vfat") if where in request
         }
         disk, modules = bool(request.get("disk")), request.get("modules", ())
-        with knobs.System(images, disk, modules) as system:
+        huge = any(knobs.changes_huge(step["verb"], step["args"]) for step in request["steps"])
+        with knobs.System(images, disk, modules, huge) as system:
             if any(step["verb"] == "shrink" for step in request["steps"]):
                 system.make_group()
             controller = Controller(system, tuple(request["arena"]))

@@ -17,10 +17,12 @@ from typing import Any, Self
 from . import calls, hotplug, mounts
 from .access import PAGE
 from .disk import load_modules
+from .khugepaged import FOLDER as _KHUGEPAGED
+from .khugepaged import Khugepaged
 from .swap import Group, SwapDevice
 from .verbs import RefusedError, inside_guest
 
-__all__ = ["DEFAULTS", "FILES", "VERBS", "System", "vmstat"]
+__all__ = ["DEFAULTS", "FILES", "VERBS", "System", "changes_huge", "vmstat"]
 
 _THP = "/sys/kernel/mm/transparent_hugepage/"
 _KSM = "/sys/kernel/mm/ksm/"
@@ -39,9 +41,9 @@ FILES = {
     "thp_2m": _THP + "hugepages-2048kB/enabled",
     "thp_16k": _THP + "hugepages-16kB/enabled",
     "thp_64k": _THP + "hugepages-64kB/enabled",
-    "max_ptes_none": _THP + "khugepaged/max_ptes_none",
-    "max_ptes_shared": _THP + "khugepaged/max_ptes_shared",
-    "max_ptes_swap": _THP + "khugepaged/max_ptes_swap",
+    "max_ptes_none": _KHUGEPAGED + "max_ptes_none",
+    "max_ptes_shared": _KHUGEPAGED + "max_ptes_shared",
+    "max_ptes_swap": _KHUGEPAGED + "max_ptes_swap",
     "hugepages": "/proc/sys/vm/nr_hugepages",
     "hugepages_overcommit": "/proc/sys/vm/nr_overcommit_hugepages",
     "movable": hotplug.STATES,
@@ -61,11 +63,12 @@ FILES = {
     "ksm_advisor": _KSM + "advisor_mode",
     "ksm_pages_to_scan": _KSM + "pages_to_scan",
     "dirty_writeback": "/proc/sys/vm/dirty_writeback_centisecs",
-    "khugepaged_sleep": _THP + "khugepaged/scan_sleep_millisecs",
-    "khugepaged_pages": _THP + "khugepaged/pages_to_scan",
-    "khugepaged_alloc_sleep": _THP + "khugepaged/alloc_sleep_millisecs",
+    "khugepaged_sleep": _KHUGEPAGED + "scan_sleep_millisecs",
+    "khugepaged_pages": _KHUGEPAGED + "pages_to_scan",
+    "khugepaged_alloc_sleep": _KHUGEPAGED + "alloc_sleep_millisecs",
     "compaction_proactiveness": "/proc/sys/vm/compaction_proactiveness",
     "laptop_mode": "/proc/sys/vm/laptop_mode",
+    "damon_stat": "/sys/module/damon_stat/parameters/enabled",
 }
 """Settings by name; what a pattern matches is set all alike."""
 
@@ -79,11 +82,13 @@ DEFAULTS = {
     "read_ahead": "0",
     "dirty_writeback": "0",
     "khugepaged_sleep": "4000000",
-    # It also wakes when the first process may have huge pages: then it shall not come far.
+    # It also looks when it starts: then it shall not come far.
     "khugepaged_pages": "1",
     # Where no huge page is free it would sleep for a minute, in the middle of a pass.
     "khugepaged_alloc_sleep": "0",
     "compaction_proactiveness": "0",
+    # It clears accessed bits of pages here and there, since 6.17.
+    "damon_stat": "N",
     "page_cluster": "0",
     "ksm_smart_scan": "0",
     "ksm_zero_pages": "0",
@@ -99,11 +104,16 @@ _SWAP_PAGES = (64 << 20) // PAGE - 1
 _PATIENCE = 20.0
 
 
+def changes_huge(verb: str, args: dict[str, Any]) -> bool:
+    """Whether khugepaged may run after a step."""
+    return verb == "khugepaged" or (verb == "knob" and args["name"].startswith("thp"))
+
+
 class System:
     """The machine during one scenario: where files lie, settings, swap.
 
     `images` are file systems for guests, by name (`mounts`); `disk` lets them lie on devices that
-    can fail. `modules` are loaded first.
+    can fail. `modules` are loaded first. `huge`: huge pages will be allowed (`changes_huge`).
     """
 
     def __init__(
@@ -111,11 +121,14 @@ class System:
         images: dict[str, Any] | None = None,
         disk: bool = False,
         modules: Sequence[str] = (),
+        huge: bool = False,
     ) -> None:
         self._is_guest = inside_guest()
         self._images = images or {}
         self._disk = disk
         self._modules = list(modules)
+        self._huge = huge
+        self._khugepaged: Khugepaged | None = None
         self._mounts: mounts.Mounts | None = None
         self._own: str | None = None
         self._swap: SwapDevice | None = None
@@ -149,7 +162,7 @@ class System:
         elif verb == "ksm":
             self._ksm(args["action"], int(args["value"]))
         elif verb == "khugepaged":
-            self._khugepaged(int(args["passes"]))
+            self._scan(int(args["passes"]))
         elif verb == "swap":
             self._set_swap(args)
         elif verb == "shrink":
@@ -188,6 +201,8 @@ class System:
             if not self._is_guest:
                 raise RefusedError(f"needs knob {name} {value}, which is only set in guests")
             _write(path, value)
+        if self._khugepaged is not None and name.startswith("thp"):
+            self._khugepaged.settle()
 
     def _set_commit_room(self, pages: int) -> None:
         """CommitLimit so far above Committed_AS. What the system keeps for root and for the last
@@ -241,6 +256,8 @@ class System:
             if _files_of(name):
                 self.set(name, value)
         load_modules(self._modules)
+        if self._huge:
+            self._khugepaged = Khugepaged()
         self._mounts = mounts.Mounts(self._images, fails=self._disk)
         self.folders |= self._mounts.folders
 
@@ -279,28 +296,10 @@ class System:
                 time.sleep(0.001)
         _write(_KSM + "run", "0")
 
-    def _khugepaged(self, passes: int) -> None:
-        """One wake with room for all pages ends the pass it is in and makes a whole one
-        (`mm/khugepaged.c:khugepaged_do_scan`); a change of the time to sleep wakes it."""
+    def _scan(self, passes: int) -> None:
         self._only_guest("khugepaged")
-        folder = _THP + "khugepaged/"
-        _write(folder + "pages_to_scan", "10000000")
-        for _ in range(passes):
-            before = scans = _number(folder + "full_scans")
-            end = time.monotonic() + _PATIENCE
-            woken = changed = 0.0
-            while scans == before or time.monotonic() < changed + 0.3:
-                now = time.monotonic()
-                if now > end:
-                    raise TimeoutError("khugepaged finishes no pass: may anybody have huge pages?")
-                if scans == before and now > woken + 1:
-                    # Again after a while: it forgets a wake that comes just before it sleeps.
-                    _write(folder + "scan_sleep_millisecs", "4000000")
-                    woken = now
-                time.sleep(0.01)
-                if _number(folder + "full_scans") != scans:
-                    scans, changed = _number(folder + "full_scans"), time.monotonic()
-        _write(folder + "pages_to_scan", "1")
+        assert self._khugepaged is not None
+        self._khugepaged.scan(passes)
 
     def _set_swap(self, args: dict[str, Any]) -> None:
         self._only_guest("swap")
