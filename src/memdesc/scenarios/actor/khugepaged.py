@@ -44,7 +44,8 @@ class Khugepaged:
     def settle(self) -> None:
         """After a change of what may be huge: it has looked, and sleeps, or there is none."""
         self._connection.sendall(b"?")
-        self._connection.recv(1)
+        if self._connection.recv(1) != b"!":
+            raise RuntimeError("the process that keeps khugepaged from waking has ended")
         thread, before = _thread(), ""
         end = time.monotonic() + _PATIENCE
         while thread is not None:
@@ -95,8 +96,9 @@ def _stay(connection: socket.socket, parent: int) -> NoReturn:
                 for area in areas:
                     calls.madvise(area, PAGE + _HUGE, _MADV_HUGEPAGE)
                 connection.sendall(b"!")
-    finally:
-        os._exit(0)
+    except BaseException:  # whatever it is, this process must not go on as the other
+        os._exit(1)
+    os._exit(0)
 
 
 def _area(sharing: int) -> int:
