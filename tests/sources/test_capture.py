@@ -341,7 +341,7 @@ def test_a_failing_write_leaves_nothing_behind(
     Capture(tmp_path / "old").verify()
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename", "mkdtemp", "open"])
+@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir", "open"])
 def test_other_failing_calls_leave_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -357,13 +357,30 @@ def test_other_failing_calls_leave_nothing_behind(
             return real_open(*args, **kwargs)
         return full_disk()
 
-    owner = {"rename": Path, "mkdtemp": staging.tempfile}.get(call, os)
+    owner = Path if call in ("rename", "mkdir") else os
     with monkeypatch.context() as patch:
         patch.setattr(owner, call, fail)
         with pytest.raises(CaptureError, match="No space left"):
             write_capture(tmp_path / "old", scan, force=True)
     assert sorted(tmp_path.iterdir()) == before
     assert Capture(tmp_path / "old").info == old
+
+
+def test_a_signal_right_after_the_directory_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = world(tmp_path / "world", 500)
+    before = sorted(tmp_path.iterdir())
+    real = Path.mkdir
+
+    def mkdir(self: Path, mode: int = 0o777) -> None:
+        real(self, mode)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(KeyboardInterrupt):
+        write_capture(tmp_path / "capture", source.scan())
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_old_capture_returns_when_the_last_step_fails(
@@ -459,6 +476,24 @@ def test_signals_are_as_before_afterwards(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in numbers]
     write_capture(tmp_path / "capture", world(tmp_path / "world", 500).scan())
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+_HELD = """
+import os, signal
+from memdesc.sources.signals import held, unwinding
+with unwinding():
+    with held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("to the end of the block")
+    print("and no further")
+"""
+
+
+def test_a_signal_waits_while_it_is_held() -> None:
+    done = subprocess.run(
+        [sys.executable, "-uc", _HELD], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "to the end of the block\n")
 
 
 def test_a_signal_that_somebody_handles_is_left_alone() -> None:

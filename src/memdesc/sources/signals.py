@@ -15,9 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["unwinding"]
+__all__ = ["held", "unwinding"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Hold:
+    """Whether signals wait, and whether one does."""
+
+    depth = 0
+    waits = False
 
 
 @contextmanager
@@ -32,8 +39,12 @@ def unwinding() -> Iterator[None]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
-        if len(caught) == 1:  # a second one must not disturb the cleaning up
-            raise KeyboardInterrupt
+        if len(caught) > 1:  # a second one must not disturb the cleaning up
+            return
+        if _Hold.depth:
+            _Hold.waits = True
+            return
+        raise KeyboardInterrupt
 
     ours = []
     if threading.current_thread() is threading.main_thread():
@@ -45,5 +56,22 @@ def unwinding() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
+        _Hold.waits = False
         if caught:
             os.kill(os.getpid(), caught[0])
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let signals that `unwinding` turns into exceptions wait until the end of the block.
+
+    For short calls into compiled code that prints exceptions and goes on.
+    """
+    _Hold.depth += 1
+    try:
+        yield
+    finally:
+        _Hold.depth -= 1
+    if _Hold.waits and not _Hold.depth:
+        _Hold.waits = False
+        raise KeyboardInterrupt

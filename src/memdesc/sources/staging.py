@@ -15,9 +15,9 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -62,13 +62,7 @@ class Staging:
         self._remove_stale()
         self._signals.enter_context(unwinding())
         try:
-            self._folder = Path(
-                tempfile.mkdtemp(
-                    prefix=f".{self.target.name}.{os.getpid()}-",
-                    suffix=".partial",
-                    dir=self.target.parent,
-                )
-            )
+            self._make()
             self._lock = _locked(self._folder)
         except BaseException as error:
             self._clean()
@@ -121,6 +115,16 @@ class Staging:
                 raise
         self._folder = Path()
         _sync(self.target.parent)
+
+    def _make(self) -> None:
+        """The directory. Its name is known first: a signal may come as soon as it is there."""
+        name = f".{self.target.name}.{os.getpid()}-{secrets.token_hex(8)}.partial"
+        self._folder = self.target.parent / name
+        try:
+            self._folder.mkdir(0o700)
+        except FileExistsError:
+            self._folder = Path()  # somebody else's
+            raise
 
     def _clean(self) -> None:
         """Remove every trace, and let a signal that came meanwhile do what it does."""

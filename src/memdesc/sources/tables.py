@@ -8,8 +8,8 @@ decoder raises becomes one CaptureError.  Tables from anywhere are read through
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import IO, Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from memdesc.errors import CaptureError
 from memdesc.sources.capture_format import STRING
+from memdesc.sources.signals import held
 
 __all__ = ["BATCH_ROWS", "Batch", "ByteSink", "Column", "read_batches", "write_table"]
 
@@ -62,7 +63,7 @@ def write_table(sink: ByteSink, columns: Mapping[str, str], batches: Iterator[Ba
     failed: list[BaseException] = []
     rows = 0
 
-    def stream() -> Iterator[RecordBatch]:
+    def stream() -> Generator[RecordBatch]:
         nonlocal rows
         try:
             for batch in batches:
@@ -71,12 +72,18 @@ def write_table(sink: ByteSink, columns: Mapping[str, str], batches: Iterator[Ba
                 arrays = [_array(batch[name], kind) for name, kind in columns.items()]
                 rows += len(arrays[0])
                 yield RecordBatch.from_arrays(arrays, schema=schema)
+        except GeneratorExit:
+            raise
         except BaseException as error:  # also KeyboardInterrupt: arro3 would lose its type
             failed.append(error)
 
-    with _decoder_errors("cannot write the table"):
+    # Closed here: an interrupt while arro3 lets go of it would be printed, and lost; as is one
+    # while it looks at what it is given.
+    with closing(stream()) as source, _decoder_errors("cannot write the table"):
+        with held():
+            reader = RecordBatchReader.from_batches(schema, cast("Sequence[RecordBatch]", source))
         write_parquet(
-            RecordBatchReader.from_batches(schema, cast("Sequence[RecordBatch]", stream())),
+            reader,
             cast("IO[bytes]", sink),
             compression=_COMPRESSION,
             column_dictionary_enabled={
